@@ -17,6 +17,7 @@ import requests
 import node_modules
 from live import Client, LiveServer, free_port
 from people import done
+from processes import execute
 
 ROOT = Path(__file__).resolve().parent.parent
 #: tools/faults.py names a copy that has a fault.
@@ -55,13 +56,8 @@ def snippets(document: Path) -> list[Snippet]:
 
 def pack(folder: Path) -> Path:
     """What ``npm pack`` makes, in a folder."""
-    packed = subprocess.run(
-        ["npm", "pack", "--silent", "--pack-destination", str(folder)],
-        cwd=CLIENT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
+    packed = execute(
+        ["npm", "pack", "--silent", "--pack-destination", str(folder)], cwd=CLIENT, check=True
     )
     return folder / packed.stdout.strip()
 
@@ -89,14 +85,7 @@ def user_folder() -> Iterator[Path]:
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Node.js, or another program of it, with nothing of this environment that it may heed."""
-    return subprocess.run(
-        arguments,
-        cwd=folder,
-        env=clean(**environment),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return execute(arguments, cwd=folder, env=clean(**environment))
 
 
 def clean(**more: str) -> dict[str, str]:

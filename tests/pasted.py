@@ -8,7 +8,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import processes
 from live import LiveServer
+from processes import execute
 
 _PROGRAM = f"""#!{sys.executable} -SE
 import json, os, socket, sys
@@ -75,14 +75,7 @@ class Terminal:
         text = mark.join([*scripts, ""]).replace("http://127.0.0.1:8080", self.server.url)
         # What a page adds to PATH stands behind the programs of this test.
         text = text.replace('PATH="$PWD/.venv/bin:$PATH"', 'PATH="$PATH:$PWD/.venv/bin"')
-        ran = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        ran = execute(["bash", "-euo", "pipefail", "-c", text], cwd=self.folder, env=environment)
         assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
         return ran.stdout.split("\036")[:-1]
 

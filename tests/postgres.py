@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
+from processes import execute
+
 # Keyosk's tests work as an ordinary role that owns its databases, as a careful operator's would.
 ROLE: Final = "keyosk"
 
@@ -184,7 +186,7 @@ class PostgresServer:
     def tool(self, name: str, *arguments: str) -> None:
         """Run one of PostgreSQL's own programs."""
         command = [str(self._programs / name), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=_environment())
+        done = execute(command, env=_environment())
         assert done.returncode == 0, done.stderr
 
     def restart(self) -> None:
@@ -214,9 +216,7 @@ class PostgresServer:
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
         if not self._durable:
             options.append("--no-sync")
-        done = subprocess.run(
-            [*command, *options], capture_output=True, text=True, check=False, **self._process()
-        )
+        done = execute([*command, *options], **self._process())
         if done.returncode:
             raise PostgresUnavailableError(f"initdb failed: {done.stderr or done.stdout}")
         (self._data / "data" / "pg_hba.conf").write_text(_ACCESS)

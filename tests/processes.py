@@ -146,6 +146,12 @@ def run(
         return subprocess.CompletedProcess(arguments, code, *(each.result() for each in said))
 
 
+def execute(arguments: Sequence[str | Path], **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run another program, which may take five minutes; what it writes is kept, as text."""
+    usual = {"capture_output": True, "text": True, "timeout": 300, "check": False}
+    return subprocess.run(arguments, **{**usual, **options})
+
+
 class _Pipe:
     """A pipe, whose ends are closed when ``stack`` is left."""
 

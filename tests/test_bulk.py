@@ -36,6 +36,7 @@ from keyosk.storage.database import Database
 from keyosk.web import lines
 from keyosk.web.schemas import grants_of
 from live import ADMIN_PASSWORD, Client, LiveServer, command, unique
+from processes import execute
 
 # Part of `make test-long`.
 pytestmark = [pytest.mark.slow, pytest.mark.every_database]
@@ -1175,7 +1176,7 @@ def test_every_line_of_the_page_works_when_pasted(own_server: LiveServer) -> Non
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     program = shlex.join(command())
     script = "\n".join((f'keyosk() {{ {program} "$@"; }}', *blocks))
-    ran = subprocess.run(
+    ran = execute(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=own_server.folder,
         env={
@@ -1184,9 +1185,6 @@ def test_every_line_of_the_page_works_when_pasted(own_server: LiveServer) -> Non
             "KEYOSK": own_server.url,
             "ADMIN": f"Authorization: {admin.session.headers['Authorization']!s}",
         },
-        capture_output=True,
-        text=True,
-        timeout=60,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert '"created":3' in ran.stdout

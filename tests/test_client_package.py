@@ -1,6 +1,5 @@
 """keyosk-client: a distribution of its own that needs nothing of the server."""
 
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import keyosk_client
+from processes import execute
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(keyosk_client.__file__).parent
@@ -26,7 +26,7 @@ def test_it_has_the_servers_version_and_licence() -> None:
 
 def test_it_loads_nothing_of_the_server_and_no_framework() -> None:
     program = "import sys, keyosk_client, keyosk_client.testing; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    ran = execute([sys.executable, "-c", program])
     loaded = {name.partition(".")[0] for name in ran.stdout.split()}
     others = {"keyosk", "flask", "fastapi", "starlette", "django", "rest_framework", "aiohttp"}
     assert "keyosk_client" in loaded
@@ -39,6 +39,6 @@ def test_the_stand_in_is_for_tests_only() -> None:
         "from keyosk_client.testing import FakeKeyosk\nFakeKeyosk('https://a.example', 'todo'%s)"
     )
     for more, code in (("", 1), (", outside_tests=True", 0)):
-        ran = subprocess.run([sys.executable, "-c", program % more], capture_output=True, text=True)
+        ran = execute([sys.executable, "-c", program % more])
         assert ran.returncode == code, ran.stderr
         assert ("is for tests only" in ran.stderr) is bool(code)

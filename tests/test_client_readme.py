@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final, get_args
@@ -12,6 +11,7 @@ import pytest
 import keyosk_client
 from keyosk_client import challenges, errors
 from keyosk_client.verifier import VerifierCore
+from processes import execute
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ def test_a_program_of_the_readme_works(name: str) -> None:
     before, asking, said = ASKED[name]
     fake = "" if name in ("FakeKeyosk", "secret_file") else _FAKE
     program = "\n".join([before, block, fake, asking, "print(found)"])
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    ran = execute([sys.executable, "-c", program])
     assert (ran.returncode, ran.stdout.strip()) == (0, said), ran.stderr
 
 

@@ -32,6 +32,7 @@ from keyosk_client import (
 from keyosk_client.flows import run
 from keyosk_client.issuer import KnownIssuer
 from keyosk_client.token import Token
+from processes import execute
 from waiting import until
 
 OTHER = "o" * 43
@@ -732,9 +733,7 @@ IMPORTS = "from keyosk_client import AsyncVerifier, TokenSource, Verifier\n"
 def run_program(rest: str) -> subprocess.CompletedProcess[str]:
     folder = os.path.dirname(__file__)  # noqa: PTH120 - an argument
     program = IMPORTS + PROGRAM.format(rest=rest.replace("\n", "\n    "))
-    return subprocess.run(
-        [sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=120
-    )
+    return execute([sys.executable, "-c", program, folder])
 
 
 def test_a_process_ends_without_waiting_for_the_thread() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import textwrap
 import threading
@@ -20,6 +19,7 @@ import platforms
 from client_issuer import ISSUER, Issuer, issuer
 from installed import Clock
 from keyosk_client import AsyncTokenSource, LoginRefused, TokenSource, TokenUnavailable, workload
+from processes import execute
 from test_client_token_source import busy, forms, issued
 
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -449,7 +449,7 @@ _SPIFFE = """
 @pytest.mark.slow
 def test_spiffes_workload_api(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(_SPIFFE), str(tmp_path / "agent.sock")]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = execute(command)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [
         "SPIFFE gives no token now: ArgumentError.",

@@ -21,6 +21,7 @@ from keyosk.storage import schema
 from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command, free_port, unique
 from people import can_log_in, make_person
+from processes import execute
 from tables import table
 from terminal import Done, keyosk
 
@@ -643,13 +644,7 @@ def test_the_first_start_prints_a_secret_once_and_a_curl_line_that_works_when_pa
         said = server.log.read_text()
         [password] = re.findall(r"^    ((?:[a-z2-9]{5}-){5}[a-z2-9]{5})$", said, re.MULTILINE)
         [line] = re.findall(r"^    (curl .*)$", said, re.MULTILINE)
-        pasted = subprocess.run(
-            ["bash", "-c", line],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            env={"PATH": os.environ["PATH"], "NO_PROXY": "*"},
-        )
+        pasted = execute(["bash", "-c", line], env={"PATH": os.environ["PATH"], "NO_PROXY": "*"})
         assert pasted.returncode == 0, pasted.stderr
         assert json.loads(pasted.stdout)["token_type"] == "Bearer"
         assert can_log_in(server, "o'neil&$co", password)

@@ -13,6 +13,7 @@ import pytest
 
 from live import Client, LiveServer, free_port, unique
 from people import done, make_person, make_service
+from processes import execute
 from terminal import keyosk
 from test_remote import Terminal
 
@@ -55,14 +56,7 @@ class Shell:
     def _offered(self, line: str) -> str:
         """What fish would make of it: its own command says what the key would offer."""
         script = f"keyosk completion fish | source; complete --do-complete 'keyosk {line}'"
-        ran = subprocess.run(
-            ["fish", "--no-config", "-c", script],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=WAIT,
-        )
+        ran = execute(["fish", "--no-config", "-c", script], env=self.environment, cwd=self.folder)
         assert ran.returncode == 0, ran.stderr
         found = [each.split("\t")[0] for each in ran.stdout.splitlines()]
         *before, last = line.split(" ")

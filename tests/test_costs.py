@@ -7,7 +7,6 @@ request slower exceeds one of them. A change that makes one faster should lower 
 
 import json
 import re
-import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from installed import installed, statements
 from keyosk import app
 from keyosk.model import OPERATOR, Grant, Scope
 from live import ADMIN_PASSWORD
+from processes import execute
 
 PASSWORD = "a password for counting"
 _TRIES: Final = 5
@@ -229,9 +229,7 @@ def test_a_request_costs_no_more_than_is_stated(
 @pytest.mark.slow
 def test_the_profile_is_one_of_this_code() -> None:
     tool = Path(__file__).parents[1] / "tools" / "breakdown.py"
-    ran = subprocess.run(
-        [sys.executable, str(tool), "--help"], capture_output=True, text=True, timeout=120
-    )
+    ran = execute([sys.executable, str(tool), "--help"])
     assert ran.returncode == 0, ran.stderr
 
 
@@ -244,11 +242,5 @@ def test_what_measures_growth_fills_databases_of_this_code(tmp_path: Path) -> No
         "subject = Subject(sys.argv[1]); subject.fill(20); subject.add_audit_rows(30)\n"
         "assert subject.by_admin('GET', '/audit?actor=admin&action=account.change')"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code, f"sqlite:///{tmp_path}/growth.db"],
-        cwd=tool,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ran = execute([sys.executable, "-c", code, f"sqlite:///{tmp_path}/growth.db"], cwd=tool)
     assert ran.returncode == 0, ran.stderr

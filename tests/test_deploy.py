@@ -26,6 +26,7 @@ from packaging.utils import canonicalize_name
 
 import pages
 from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, command, environment, free_port
+from processes import execute
 from test_supply import needed_here
 
 pytestmark = pytest.mark.slow
@@ -246,7 +247,7 @@ def test_the_image_is_built_and_runs_read_only_as_any_user(
     tmp_path.chmod(0o755)
     runs = "\n".join(text for name, text in instructions() if name == "RUN")
     build = in_a_mount_namespace(_BUILD, tmp_path, sys.executable, packages[0], runs)
-    built = subprocess.run(build, capture_output=True, text=True)
+    built = execute(build)
     assert built.returncode == 0, built.stderr
     assert "keyosk" in built.stdout
     installed = tmp_path / "upper" / "opt" / "keyosk" / "lib"
@@ -266,13 +267,13 @@ def test_the_image_is_built_and_runs_read_only_as_any_user(
     )
     check = in_a_mount_namespace(_RUN, tmp_path, ANY_USER, *healthcheck())
     touch = in_a_mount_namespace(_RUN, tmp_path, "0", "touch", "/opt/keyosk/written")
-    assert "Read-only file system" in subprocess.run(touch, capture_output=True, text=True).stderr
+    assert "Read-only file system" in execute(touch).stderr
     assert subprocess.run(check, env=environment, capture_output=True).returncode == 1
     with (tmp_path / "log").open("wb") as log:
         keyosk = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         await_health(keyosk, f"http://127.0.0.1:{port}/health/ready", tmp_path / "log")
-        healthy = subprocess.run(check, env=environment, capture_output=True, text=True)
+        healthy = execute(check, env=environment)
         assert healthy.returncode == 0, healthy.stderr
         assert (volume / "data" / "keyosk.db").stat().st_uid == int(ANY_USER)
     finally:
@@ -333,7 +334,7 @@ def test_systemd_has_nothing_to_say_against_the_units(machine: Path) -> None:
 @pytest.mark.parametrize("unit", SERVICES)
 def test_the_exposure_of_a_service_is_below_2(unit: str) -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20"]
-    ran = subprocess.run([*command, SYSTEMD / unit], capture_output=True, text=True)
+    ran = execute([*command, SYSTEMD / unit])
     assert ran.returncode == 0, ran.stdout
 
 
@@ -367,9 +368,7 @@ def test_root_runs_commands_as_the_user_of_the_service(tmp_path: Path) -> None:
     shell = """/bin/sh -c 'id -u; echo "$KEYOSK_CONFIG" "$@"' sh"""
     text = text.replace(program, shell).replace(f"={user} ", "=65534 ")
     (wrapper := tmp_path / "wrapper").write_text(text.replace("--init-groups", "--clear-groups"))
-    ran = subprocess.run(
-        ["sh", wrapper, "account", "create", "a b"], capture_output=True, text=True
-    )
+    ran = execute(["sh", wrapper, "account", "create", "a b"])
     assert (ran.stdout, ran.stderr) == (f"65534\n{settings} account create a b\n", "")
 
 
@@ -466,13 +465,7 @@ def test_keyosk_takes_its_settings_and_secrets_from_compose(tmp_path: Path) -> N
         for key, value in service["environment"].items():
             text = value.replace("${LOGIN_HOST:-localhost}", "localhost")
             settings[key] = text.replace("/run/secrets", f"{tmp_path}/secrets")
-        ran = subprocess.run(
-            command("config", "check"),
-            cwd=tmp_path,
-            env=environment() | settings,
-            capture_output=True,
-            text=True,
-        )
+        ran = execute(command("config", "check"), cwd=tmp_path, env=environment() | settings)
         assert ran.returncode == 0, ran.stderr
         used = {key for key in service["environment"] if key.endswith("_FILE")}
         assert {Path(service["environment"][key]).name for key in used} == set(service["secrets"])

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +28,7 @@ from keyosk.web.openapi import build
 from keyosk.web.routes import ROUTES
 from live import LiveServer
 from pages import enrol, logged_in
+from processes import execute
 from tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,13 +194,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 def bash(server: LiveServer, script: str, **variables: str) -> str:
     """Run a script whose first failure ends it; an answer that is an error is one."""
-    ran = subprocess.run(
+    ran = execute(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=server.folder,
         env={**server.environment, "no_proxy": "127.0.0.1", **variables},
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
@@ -404,9 +401,7 @@ def test_the_tables_of_contents_have_every_page() -> None:
 def test_the_node_snippet_is_javascript(tmp_path: Path) -> None:
     (snippet,) = code(TOKENS, "js")
     (tmp_path / "snippet.mjs").write_text(snippet)
-    ran = subprocess.run(
-        ["node", "--check", "snippet.mjs"], cwd=tmp_path, capture_output=True, text=True
-    )
+    ran = execute(["node", "--check", "snippet.mjs"], cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
 
 

@@ -17,6 +17,7 @@ import requests
 
 from live import Client, LiveServer, free_port
 from people import done
+from processes import execute
 from test_bad_tokens import verify
 
 pytestmark = pytest.mark.slow
@@ -149,5 +150,5 @@ def test_the_files_for_go_are_written_as_gofmt_writes_them(tmp_path: Path) -> No
     assert [name for _, name in found] == ["main.go", "keyosk.go"]
     for text, name in found:
         (tmp_path / name).write_text(text)
-    ran = subprocess.run(["gofmt", "-d", tmp_path], capture_output=True, text=True)
+    ran = execute(["gofmt", "-d", tmp_path])
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 import api_pages
 from live import ADMIN_PASSWORD, LiveServer
 from pasted import blocks, terminal
+from processes import execute
 
 pytestmark = pytest.mark.slow
 
@@ -173,13 +173,8 @@ def test_people_come_from_other_systems_and_log_in(todo: LiveServer, tmp_path: P
 
 
 def run(*arguments: str, folder: Path, text: str) -> str:
-    ran = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": ""},
-        input=text,
-        capture_output=True,
-        text=True,
+    ran = execute(
+        [sys.executable, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": ""}, input=text
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

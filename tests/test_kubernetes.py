@@ -20,6 +20,8 @@ if sys.platform != "linux" or os.uname().machine != "x86_64":
 
 import helm_python
 
+from processes import execute
+
 pytestmark = pytest.mark.slow
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -304,9 +306,7 @@ def test_each_value_is_in_the_schema() -> None:
 def test_the_plain_manifests_are_those_of_the_chart() -> None:
     """`make manifests` writes them."""
     made = "import manifests; print(manifests.rendered(), end='')"
-    ran = subprocess.run(
-        [sys.executable, "-c", made], cwd=ROOT / "tools", capture_output=True, text=True, check=True
-    )
+    ran = execute([sys.executable, "-c", made], cwd=ROOT / "tools", check=True)
     assert (MANIFESTS / "keyosk.yaml").read_text() == ran.stdout
     for name in ("keyosk.yaml", "namespace.yaml"):
         for each in yaml.safe_load_all((MANIFESTS / name).read_text()):

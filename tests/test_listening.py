@@ -23,6 +23,7 @@ import requests
 import terminal
 from live import ADMIN_PASSWORD, LiveServer, command, environment, free_port
 from people import make_key, make_person
+from processes import execute
 from test_proxies import From, missing, program, run_caddy, run_nginx
 from waiting import until, until_it_listens
 
@@ -77,9 +78,7 @@ def folder() -> Iterator[Path]:
 
 
 def curl(*arguments: str) -> str:
-    done = subprocess.run(
-        ["curl", "-sS", *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = execute(["curl", "-sS", *arguments])
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +24,7 @@ from keyosk.model import SIGNING_ALGORITHMS, KeyState
 from keyosk.web import errors
 from live import ADMIN_PASSWORD, LiveServer, free_port, source, unique
 from postgres import PostgresServer
+from processes import execute
 
 METRICS_PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "metrics.md"
 
@@ -390,9 +390,7 @@ def test_the_values_of_labels_are_those_of_the_program() -> None:
     not (os.environ.get("CI") or shutil.which("promtool")), reason="no promtool here"
 )
 def test_promtool_finds_no_fault_in_names_and_texts(metered: Metered) -> None:
-    done = subprocess.run(
-        ["promtool", "check", "metrics"], input=metered.page().text, text=True, capture_output=True
-    )
+    done = execute(["promtool", "check", "metrics"], input=metered.page().text)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 
 from keyosk.metrics import FAMILIES
 from live import free_port
+from processes import execute
 from test_metrics import Metered, use_it
 from waiting import until
 
@@ -160,7 +161,7 @@ def test_an_alert_fires_and_clears(alert: str, scraped: dict[str, float], tmp_pa
             }
         )
     )
-    done = subprocess.run(["promtool", "test", "rules", file], text=True, capture_output=True)
+    done = execute(["promtool", "test", "rules", file])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -340,5 +341,5 @@ def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
     for path in yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())["rule_files"]:
         shutil.copy(RULES, tmp_path / path)
     check = ["promtool", "check", "config", "prometheus.yaml"]
-    done = subprocess.run(check, cwd=tmp_path, text=True, capture_output=True)
+    done = execute(check, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

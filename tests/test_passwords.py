@@ -1,7 +1,6 @@
 """Passwords: what may be chosen, how one is checked, and what a failure costs."""
 
 import statistics
-import subprocess
 import sys
 import textwrap
 import time
@@ -19,6 +18,7 @@ from cheap_passwords import InsecurelyCheapPasswords
 from keyosk import errors
 from keyosk.credentials import api_key_format, password_hashing, password_policy
 from keyosk.credentials.password_hashing import Passwords
+from processes import execute
 from tables import table
 
 GOOD = "correct horse battery staple"
@@ -267,7 +267,7 @@ def test_too_little_memory_is_not_a_wrong_password() -> None:
             else:
                 raise SystemExit("no Unavailable")
     """)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = execute([sys.executable, "-c", program])
 
     assert done.returncode == 0, done.stderr
 
@@ -432,7 +432,7 @@ def test_the_blocklist_is_loaded_whole_and_without_the_rest_of_its_package() -> 
         "assert len(password_policy._common_passwords()) == 30_000;"
         "assert not [name for name in sys.modules if name.startswith('zxcvbn')]"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = execute([sys.executable, "-c", program])
 
     assert done.returncode == 0, done.stderr
 

@@ -32,6 +32,7 @@ from keyosk.keys.material import Safe
 from keyosk.keys.private_keys import PrivateKeys
 from keyosk.model import OPERATOR, KeyState, SigningKey
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command
+from processes import execute
 from softhsm import LABEL, PIN, SoftHsm, soft_hsm
 
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "hsm.md"
@@ -140,9 +141,7 @@ def until(act: Callable[[], Any], is_right: Callable[[Any], bool]) -> Any:
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
-    )
+    return execute([sys.executable, "-c", code, *arguments])
 
 
 # --- The key itself -------------------------------------------------------------------------------
@@ -686,7 +685,7 @@ def test_the_lines_of_the_documentation_make_the_next_key_in_the_token(
     pin.write_text(PIN)
     keyosk = f'keyosk() {{ {shlex.join(command())} "$@"; }}\n'
     script = script.replace("/usr/lib/softhsm/libsofthsm2.so", soft.module)
-    ran = subprocess.run(
+    ran = execute(
         [
             "bash",
             "-euo",
@@ -696,9 +695,6 @@ def test_the_lines_of_the_documentation_make_the_next_key_in_the_token(
         ],
         cwd=own_server.folder,
         env={**own_server.environment, "PIN": PIN, "SO_PIN": f"so-{PIN}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
     keys = until(

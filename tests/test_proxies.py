@@ -22,6 +22,7 @@ from requests.adapters import HTTPAdapter
 
 from live import LiveServer, free_port, unique
 from people import PASSWORD, Person, done, make_key, make_person
+from processes import execute
 from waiting import until_it_listens
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/forward-auth.md"
@@ -325,11 +326,8 @@ def test_curl_is_asked_for_a_login(scene: Scene) -> None:
     answer = scene.get()
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Basic ")
-    ran = subprocess.run(
-        ["curl", "-sS", "--anyauth", "-u", f"{scene.alice.username}:{scene.key}", scene.url],
-        capture_output=True,
-        text=True,
-        timeout=30,
+    ran = execute(
+        ["curl", "-sS", "--anyauth", "-u", f"{scene.alice.username}:{scene.key}", scene.url]
     )
     assert json.loads(ran.stdout)["claims"]["sub"] == scene.alice.id
 

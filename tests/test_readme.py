@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from live import LiveServer, free_port
+from processes import execute
 from test_welcome import END, ESCAPES, terminal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,14 +88,11 @@ def run_story(keyosk: LiveServer, todo: str) -> list[tuple[Block, str]]:
         r"shown only now.*?^ +(\S+)$", keyosk.log.read_text(), re.DOTALL | re.MULTILINE
     )
     assert password is not None
-    ran = subprocess.run(
+    ran = execute(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=keyosk.folder,
         env={**os.environ, "no_proxy": "127.0.0.1"},
         input=f"{password[1]}\n",
-        capture_output=True,
-        text=True,
-        timeout=180,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     return list(zip(typed, ran.stdout.split("\036"), strict=False))
@@ -130,12 +128,8 @@ def test_the_start_prints_what_the_readme_says_and_curl_gets_a_token(tmp_path: P
         (line,) = re.findall(r"^ +(curl .*)$", printed, re.MULTILINE)
         line = line.replace(KEYOSK, f"http://{bind}")
         retried = ["--retry", "60", "--retry-delay", "1", "--retry-all-errors"]
-        ran = subprocess.run(
-            ["bash", "-c", " ".join([line, *retried])],
-            env={**os.environ, "no_proxy": "127.0.0.1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
+        ran = execute(
+            ["bash", "-c", " ".join([line, *retried])], env={**os.environ, "no_proxy": "127.0.0.1"}
         )
     assert '"access_token":' in ran.stdout
 
@@ -183,12 +177,7 @@ def test_the_snippet_of_a_service_takes_alices_token_and_refuses_the_admins(
 
 @pytest.mark.slow
 def test_the_demo_goes_as_told_and_shows_no_secret() -> None:
-    ran = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "demo.py")],
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    ran = execute([sys.executable, str(ROOT / "examples" / "demo.py")])
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "All went as told." in ran.stdout
     assert not re.search(r"kysk_\w{38}|eyJ[\w-]+\.[\w-]+\.", ran.stdout + ran.stderr)
@@ -201,7 +190,7 @@ def test_the_demo_fails_and_leaves_nothing_running_when_something_is_off(tmp_pat
         (ROOT / "examples" / "demo.py").read_text().replace('"token_required"', '"something else"')
     )
     (tmp_path / "todo_service.py").write_text((ROOT / "examples" / "todo_service.py").read_text())
-    ran = subprocess.run([sys.executable, str(broken)], capture_output=True, text=True, timeout=180)
+    ran = execute([sys.executable, str(broken)])
     assert ran.returncode == 1
     assert "Surprise: this should be so and is not" in ran.stderr
     for port in re.findall(r"http://127\.0\.0\.1:(\d+)", ran.stdout):

@@ -22,6 +22,7 @@ import yaml
 
 from live import Client, LiveServer, command, free_port, unique
 from people import PASSWORD, Person, done, make_key, make_person
+from processes import execute
 from test_proxies import program
 from waiting import until_it_listens
 
@@ -261,12 +262,7 @@ class Registry:
         auth = self.folder / "auth.json"
         auth.write_text(json.dumps({"auths": {f"127.0.0.1:{self.port}": {"auth": secret}}}))
         options = ["--src-tls-verify=false", "--dest-tls-verify=false", f"--authfile={auth}"]
-        ran = subprocess.run(
-            [program("skopeo"), "--insecure-policy", "copy", *options, source, target],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        ran = execute([program("skopeo"), "--insecure-policy", "copy", *options, source, target])
         return None if ran.returncode == 0 else ran.stderr
 
     def address(self, repository: str) -> str:

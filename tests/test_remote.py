@@ -28,6 +28,7 @@ from keyosk.bulk.records import OnConflict, Status
 from keyosk.cli.bulk import CONFLICTS, FAILED, STATUSES
 from live import ADMIN_PASSWORD, Client, LiveServer, command, free_port, unique
 from people import PASSWORD, done, make_key, make_person, make_service
+from processes import execute
 from tables import table
 from terminal import Done, keyosk
 
@@ -237,14 +238,7 @@ def test_commands_at_once_refresh_once(away: Terminal, server: LiveServer, admin
     environment = {**os.environ, **away.variables}
 
     def show(_: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command("account", "show", person.username),
-            env=environment,
-            cwd=away.home,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        return execute(command("account", "show", person.username), env=environment, cwd=away.home)
 
     with ThreadPoolExecutor(4) as pool:
         for ended in pool.map(show, range(4)):
@@ -836,14 +830,7 @@ def test_help_and_completion_import_nothing_big(tmp_path: Path, arguments: tuple
             "COMP_WORDS": "keyosk account cr",
             "COMP_CWORD": "2",
         }
-    ran = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ran = execute([sys.executable, "-c", script, *arguments], cwd=tmp_path, env=environment)
     assert ran.stdout
     site = {
         name
@@ -860,9 +847,7 @@ def test_help_and_completion_import_nothing_big(tmp_path: Path, arguments: tuple
 def test_a_server_imports_no_client_and_few_libraries() -> None:
     """Nine tenths of a start is imports; what only some request needs comes with that request."""
     script = "import sys, keyosk.cli.serving; print('\\n'.join(sys.modules))"
-    ran = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
-    )
+    ran = execute([sys.executable, "-c", script], check=True)
     imported = set(ran.stdout.split())
     assert "keyosk.server" in imported
     assert "keyosk.cli.client" not in imported
@@ -882,9 +867,7 @@ def test_the_driver_of_postgresql_is_imported_only_for_postgresql() -> None:
         "Database('postgresql://127.0.0.1:1/keyosk')\n"
         "print('psycopg' in sys.modules)\n"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
-    )
+    ran = execute([sys.executable, "-c", script], check=True)
     assert ran.stdout.split() == ["False", "True"]
 
 
@@ -896,12 +879,7 @@ def test_imports_have_the_words_of_the_api() -> None:
 
 def _startup() -> set[str]:
     """What every Python of this environment imports, such as for coverage or editable installs."""
-    ran = subprocess.run(
-        [sys.executable, "-c", "import sys; print('\\n'.join(sys.modules))"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ran = execute([sys.executable, "-c", "import sys; print('\\n'.join(sys.modules))"])
     return set(ran.stdout.split())
 
 

@@ -1,6 +1,5 @@
 """Schemathesis, a tool of others, holds the API against our own description of it."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from live import Client, LiveServer
 from people import PASSWORD, done, make_key, make_person
+from processes import execute
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
@@ -47,7 +47,7 @@ def test_what_the_description_says_holds(own_server: LiveServer, tmp_path: Path,
     basic = ["--auth", f"{caller.username}:{secret}"]
     last = [word for name in ENDING for word in ("--include-operation-id", name)]
     for options in (bearer, [*basic, *last]):
-        ran = subprocess.run(
+        ran = execute(
             [
                 *(sys.executable, "-c", "from schemathesis.cli import schemathesis as s; s()"),
                 *("run", f"{own_server.url}/openapi.json", "--url", own_server.url),
@@ -62,9 +62,6 @@ def test_what_the_description_says_holds(own_server: LiveServer, tmp_path: Path,
                 ),
             ],
             cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=200,
         )
         assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
     assert b"a request failed" not in own_server.log.read_bytes()

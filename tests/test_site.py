@@ -1,6 +1,5 @@
 """The built documentation in a real browser: sizes, theme, search, and no network."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 from chromium import LIMIT, launched
+from processes import execute
 
 # Part of `make test-long`: it builds the site, and shows every page.
 pytestmark = pytest.mark.slow
@@ -29,9 +29,7 @@ def build(builder: str, folder: Path) -> None:
     """Build as ``make docs`` does; the pages are parsed once for all builders."""
     parsed = folder.parent / "doctrees"
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", builder, "-d", str(parsed)]
-    ran = subprocess.run(
-        [*command, str(ROOT / "docs"), str(folder)], capture_output=True, text=True
-    )
+    ran = execute([*command, str(ROOT / "docs"), str(folder)])
     assert ran.returncode == 0, ran.stderr
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import distribution, requires
@@ -17,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import keyosk
+from processes import execute
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PERMISSIVE: Final = {
@@ -41,7 +41,7 @@ LGPL: Final = {"psycopg": "LGPL-3.0-only", "psycopg-binary": "LGPL-3.0-only"}
 def supply(what: str) -> str:
     """What tools/supply.py writes, as `make build` and `make audit` start it."""
     command = [sys.executable, "-W", "error", "tools/supply.py", what]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return execute(command, cwd=ROOT, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +210,6 @@ def test_pip_audit_reads_every_library_without_a_network(tmp_path: Path) -> None
     (tmp_path / "requirements.txt").write_text(supply("requirements"))
     command = [sys.executable, "-m", "pip_audit", "--dry-run", "--strict", "--disable-pip"]
     command += ["--require-hashes", "--requirement", "requirements.txt"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    ran = execute(command, cwd=tmp_path)
     count = len([each for each in lock() if "main" in each["groups"]])
     assert (ran.returncode, f"audited {count} packages" in ran.stderr) == (0, True), ran.stderr

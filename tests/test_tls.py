@@ -22,6 +22,7 @@ import requests
 import certificates
 import processes
 from live import ADMIN_PASSWORD, LiveServer, environment, free_port
+from processes import execute
 from tables import table
 from test_server import Client, Server, assert_problem, request
 from waiting import until
@@ -72,7 +73,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 def curl(server: Secured, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = ["curl", "-sS", "--cacert", str(server.first[0]), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return execute(command)
 
 
 # --- What clients see -----------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import gzip
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from live import ADMIN_PASSWORD, LiveServer, environment, free_port
 from people import make_key, make_person
+from processes import execute
 from test_log import line_of
 
 WAIT = 60.0
@@ -225,14 +225,7 @@ def test_without_the_extra_the_start_says_what_is_missing(tmp_path: Path) -> Non
     )
     settings = environment(traces="on", bind=f"127.0.0.1:{free_port()}", metrics_bind="off")
     for words in (("serve",), ("config", "check")):
-        ended = subprocess.run(
-            [sys.executable, "-c", hidden, *words],
-            cwd=tmp_path,
-            env=settings,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        ended = execute([sys.executable, "-c", hidden, *words], cwd=tmp_path, env=settings)
         assert ended.returncode == 1
         assert ended.stderr == (
             "keyosk: KEYOSK_TRACES: needs the extra opentelemetry: "
@@ -244,9 +237,7 @@ def test_without_the_extra_the_start_says_what_is_missing(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_nobody_who_sends_no_traces_imports_opentelemetry() -> None:
     script = "import sys, keyosk.cli.serving; print('\\n'.join(sys.modules))"
-    ran = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=os.environ
-    )
+    ran = execute([sys.executable, "-c", script], env=os.environ)
     assert "keyosk.traces" in ran.stdout.split()
     assert not [name for name in ran.stdout.split() if name.startswith("opentelemetry")]
 

@@ -6,7 +6,6 @@ What stands in: the platform, the program ``kubectl`` or ``spire-agent``, and Ke
 import json
 import os
 import re
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ import yaml
 from live import LiveServer
 from people import done
 from platforms import Platform, platform, send
+from processes import execute
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "how-to" / "workload-guides.md"
 URL: Final = "https://login.example.com"
@@ -62,13 +62,10 @@ class Guide:
         self.bash(commands)
 
     def bash(self, script: str, **environment: str) -> None:
-        ran = subprocess.run(
+        ran = execute(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.folder,
             env={**self.server.environment, **self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
@@ -88,12 +85,9 @@ class Guide:
             print(source.token())
         """
         names = ("PATH", "HOME")
-        ran = subprocess.run(
+        ran = execute(
             [sys.executable, "-c", textwrap.dedent(program)],
             env={**{n: os.environ[n] for n in names if n in os.environ}, **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
         )
         assert ran.returncode == 0, ran.stderr
         self._assert_token(ran.stdout)
