@@ -187,7 +187,9 @@ def statements(database: Database) -> Iterator[list[str]]:
 def from_models(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A second database, its tables made from tables.py and not by migrations."""
     if backend == "sqlite":
-        url = f"sqlite:///{tmp_path / 'models.db'}"
+        file = tmp_path / "models.db"
+        file.touch()  # what is not there is not made by who only opens it
+        url = f"sqlite:///{file}"
     else:
         url = request.getfixturevalue("postgres_server").create_database()
     with opened(url) as made:
