@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import values
 from keyosk.errors import Invalid, InvalidScope, InvalidTarget
 from keyosk.model import (
     ADMIN,
@@ -33,20 +34,8 @@ TOKEN_CHARACTERS = st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude
 
 
 def policy(name: str, **changes: object) -> TokenPolicy:
-    made = TokenPolicy(
-        name=name,
-        audience=SERVICES[name][0],
-        enabled=True,
-        on_request_only=name == KEYOSK,
-        accepts=frozenset(CredentialKind),
-        token_lifetime=None,
-        signing_algorithm=None,
-        typ=None,
-        refresh_allowed=False,
-        refresh_lifetime=None,
-        claims=(),
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    own = {"audience": SERVICES[name][0], "on_request_only": name == KEYOSK}
+    return values.policy(name, **{**own, **changes})
 
 
 def entitlement(
@@ -60,23 +49,7 @@ def entitlement(
 
 
 def principal(*entitlements: Entitlement, **changes: object) -> Principal:
-    made = Principal(
-        account_id="an id",
-        username="alice",
-        claims="{}",
-        credential=CredentialKind.PASSWORD,
-        enabled=True,
-        expires_at=None,
-        authenticated_at=NOW,
-        last_seen_at=None,
-        credential_id=None,
-        limit=None,
-        networks=None,
-        successor=None,
-        tokens_from=0,
-        entitlements=entitlements,
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return values.principal(*entitlements, **{"authenticated_at": NOW, **changes})
 
 
 @st.composite

@@ -42,7 +42,6 @@ from keyosk.model import (
     Scope,
     Service,
     StoredPassword,
-    TokenPolicy,
 )
 from keyosk.storage import migrations, schema, tables
 from keyosk.storage.accounts import AccountStore
@@ -53,6 +52,7 @@ from keyosk.storage.grants import GrantStore
 from keyosk.storage.logins import LoginStore
 from keyosk.storage.roles import RoleStore
 from keyosk.storage.services import ServiceStore
+from values import policy
 
 pytestmark = pytest.mark.every_database(always=True)
 
@@ -103,23 +103,6 @@ def account(username: str, **changes: Any) -> Account:
         created_at=NOW,
         updated_at=NOW,
         version=1,
-    )
-    return replace(made, **changes)
-
-
-def policy(name: str, **changes: Any) -> TokenPolicy:
-    made = TokenPolicy(
-        name=name,
-        audience=name,
-        enabled=True,
-        on_request_only=False,
-        accepts=frozenset(CredentialKind),
-        token_lifetime=None,
-        signing_algorithm=None,
-        typ=None,
-        refresh_allowed=False,
-        refresh_lifetime=None,
-        claims=(),
     )
     return replace(made, **changes)
 

@@ -19,9 +19,9 @@ from joserfc.errors import JoseError
 import live
 from keyosk import config
 from keyosk.installation import Installation
-from keyosk.model import CredentialKind, Principal
 from keyosk.permissions.entitlements import TokenGrant
 from live import Client, LiveServer
+from values import principal
 
 JWKS = "/auth/jwks"
 WELL_KNOWN = "/.well-known/jwks.json"
@@ -206,22 +206,7 @@ def test_an_expired_token_is_refused_by_them_and_by_us(
     server: LiveServer, past: Installation, verify: Verifier
 ) -> None:
     admin_id = server.client("admin", live.ADMIN_PASSWORD).get("/accounts/me").json()["id"]
-    principal = Principal(
-        account_id=admin_id,
-        username="admin",
-        claims="{}",
-        credential=CredentialKind.PASSWORD,
-        enabled=True,
-        expires_at=None,
-        authenticated_at=int(past.clock()),
-        last_seen_at=None,
-        credential_id=None,
-        limit=None,
-        networks=None,
-        successor=None,
-        tokens_from=0,
-        entitlements=(),
-    )
+    admin = principal(account_id=admin_id, username="admin", authenticated_at=int(past.clock()))
 
     def issued(seconds: int) -> str:
         policy = TokenGrant(
@@ -235,7 +220,7 @@ def test_an_expired_token_is_refused_by_them_and_by_us(
             claims=(),
             refresh_lifetimes=frozenset(),
         )
-        return past.tokens.issue(principal, policy).text
+        return past.tokens.issue(admin, policy).text
 
     good = issued(7200 + 600)
     assert verify(server, good, "keyosk", "ES256")["sub"] == admin_id
