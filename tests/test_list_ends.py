@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -46,6 +46,24 @@ def people(installation: Installation) -> list[str]:
     ]
 
 
+def renaming(
+    installation: Installation, names: Iterator[str], only: Collection[str] | None = None
+) -> Callable[[list[Any]], None]:
+    """Give each account of a page but the admin another name, or ``only`` these."""
+
+    def rename(items: list[Any]) -> None:
+        for item in items:
+            if item["username"] != "admin" and (only is None or item["id"] in only):
+                installation.accounts.change(OPERATOR, item["id"], {"username": next(names)})
+
+    return rename
+
+
+def numbered(form: str, *, backwards: bool = False) -> Iterator[str]:
+    """Names in the order of their numbers, or against it."""
+    return (form.format(999 - number if backwards else number) for number in itertools.count())
+
+
 @pytest.mark.parametrize("sort", ["updated_at", "created_at", "username"])
 def test_a_list_ends_though_all_that_was_seen_changes(
     installation: Installation, people: list[str], sort: str
@@ -66,15 +84,8 @@ def test_a_list_ends_though_all_that_was_seen_changes(
 def test_a_list_by_name_ends_though_all_that_was_seen_is_renamed(
     installation: Installation, people: list[str], direction: str
 ) -> None:
-    numbers = itertools.count()
-
-    def rename(items: list[Any]) -> None:
-        for item in items:
-            number = next(numbers)
-            name = f"a{999 - number:03}" if direction else f"zz{number:03}"
-            if item["username"] != "admin":
-                installation.accounts.change(OPERATOR, item["id"], {"username": name})
-
+    names = numbered("a{:03}", backwards=True) if direction else numbered("zz{:03}")
+    rename = renaming(installation, names)
     seen = walk(installation, "/accounts", f"{direction}username", rename)
     assert set(people) <= set(seen)
     assert len(seen) == len(set(seen))
@@ -84,14 +95,7 @@ def test_a_list_by_name_that_is_too_long_to_be_counted_at_once_ends_too(
     installation: Installation, people: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paging, "COUNTED", 4)
-    numbers = itertools.count()
-
-    def rename(items: list[Any]) -> None:
-        for item in items:
-            if item["id"] in people[:4]:
-                name = f"y{next(numbers):03}"
-                installation.accounts.change(OPERATOR, item["id"], {"username": name})
-
+    rename = renaming(installation, numbered("y{:03}"), people[:4])
     seen = walk(installation, "/accounts", "username", rename)
     assert set(people) <= set(seen)
 
@@ -100,16 +104,8 @@ def test_a_list_by_name_that_is_too_long_to_be_counted_at_once_ends_too(
 def test_a_list_by_name_ends_though_what_was_seen_is_always_ahead_of_it(
     installation: Installation, people: list[str], direction: str
 ) -> None:
-    numbers = itertools.count()
-    renamed = people[:4]
-
-    def rename(items: list[Any]) -> None:
-        for item in items:
-            if item["id"] in renamed:
-                number = next(numbers)
-                name = f"l{999 - number:03}" if direction else f"y{number:03}"
-                installation.accounts.change(OPERATOR, item["id"], {"username": name})
-
+    names = numbered("l{:03}", backwards=True) if direction else numbered("y{:03}")
+    rename = renaming(installation, names, people[:4])
     seen = walk(installation, "/accounts", f"{direction}username", rename)
     # Whatever was left alone is there, wherever the others went.
     assert set(people) <= set(seen)
@@ -156,14 +152,7 @@ def test_a_list_by_name_shows_each_object_once_while_none_is_renamed(
 def test_by_creation_each_object_is_seen_once_though_its_name_is_always_ahead(
     installation: Installation, people: list[str]
 ) -> None:
-    numbers = itertools.count()
-
-    def rename(items: list[Any]) -> None:
-        for item in items:
-            if item["username"] != "admin":
-                name = f"y{next(numbers):03}"  # before "zz", the last by name
-                installation.accounts.change(OPERATOR, item["id"], {"username": name})
-
+    rename = renaming(installation, numbered("y{:03}"))  # before "zz", the last by name
     seen = walk(installation, "/accounts", "created_at", rename)
     assert set(people) <= set(seen)
     assert len(seen) == len(set(seen))
