@@ -7,17 +7,15 @@ import re
 import subprocess
 import tarfile
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import requests
 
 import node_modules
 from live import Client, LiveServer, free_port
 from people import done
 from processes import execute
+from waiting import until_it_listens
 
 ROOT = Path(__file__).resolve().parent.parent
 #: tools/faults.py names a copy that has a fault.
@@ -108,14 +106,7 @@ def running(folder: Path, snippet: Snippet, issuer: str) -> Iterator[str]:
             ["node", file.name], cwd=folder, env=clean(), stdout=output, stderr=output
         )
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://127.0.0.1:{port}/todos", timeout=5)
-                break
-            time.sleep(0.05)
+        until_it_listens(process, port, log)
         yield f"http://127.0.0.1:{port}/todos"
     finally:
         process.terminate()

@@ -17,7 +17,6 @@ from keyosk.errors import Unavailable
 from keyosk.storage import schema
 from keyosk.storage.compiled import Compiled, parameter
 from keyosk.storage.database import Database
-from postgres import PostgresServer
 
 READY = b"Z\0\0\0\5I"  # the server's last message to each statement outside of a transaction
 
@@ -73,13 +72,6 @@ def opened(url: str, *, threshold: int | str = "auto") -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture
-def url(postgres_server: PostgresServer) -> Iterator[str]:
-    url = postgres_server.create_database()
-    yield url
-    postgres_server.drop_database(url)
-
-
 def echo(database: Database) -> Compiled:
     """A statement that returns what it is given."""
     return database.compile(peewee.Select(columns=[parameter("value"), peewee.SQL("'100%%'")]))
@@ -92,8 +84,8 @@ def prepared(database: Database) -> int:
     return int(number)
 
 
-def test_values_come_back_as_they_were_given(url: str) -> None:
-    with opened(url) as database:
+def test_values_come_back_as_they_were_given(postgresql_url: str) -> None:
+    with opened(postgresql_url) as database:
         same = echo(database)
         long = "Zoë " * (8 << 18)  # more than a socket takes at once
         for value in ("Zoë", "", None, True, False, -1, 0, 70_000, 1 << 40, 1.5, b"\0\xff", long):
@@ -103,8 +95,10 @@ def test_values_come_back_as_they_were_given(url: str) -> None:
 
 
 @pytest.mark.parametrize(("threshold", "runs"), [("auto", 5), (0, 0), (2, 2)])
-def test_the_server_keeps_a_plan_after_some_runs(url: str, threshold: int | str, runs: int) -> None:
-    with opened(url, threshold=threshold) as database:
+def test_the_server_keeps_a_plan_after_some_runs(
+    postgresql_url: str, threshold: int | str, runs: int
+) -> None:
+    with opened(postgresql_url, threshold=threshold) as database:
         same, before = echo(database), prepared(database)
         for _ in range(runs):
             same(value="text")
@@ -114,16 +108,16 @@ def test_the_server_keeps_a_plan_after_some_runs(url: str, threshold: int | str,
         assert prepared(database) == before + 1
 
 
-def test_the_server_keeps_no_plan_where_it_is_not_to(url: str) -> None:
-    with opened(url, threshold="off") as database:
+def test_the_server_keeps_no_plan_where_it_is_not_to(postgresql_url: str) -> None:
+    with opened(postgresql_url, threshold="off") as database:
         same = echo(database)
         for _ in range(20):
             same(value="text")
         assert prepared(database) == 0
 
 
-def test_a_statement_that_the_server_forgot_is_prepared_again(url: str) -> None:
-    with opened(url) as database:
+def test_a_statement_that_the_server_forgot_is_prepared_again(postgresql_url: str) -> None:
+    with opened(postgresql_url) as database:
         same = echo(database)
         for _ in range(8):
             same(value="text")
@@ -136,8 +130,8 @@ def test_a_statement_that_the_server_forgot_is_prepared_again(url: str) -> None:
             assert same(value="text") == [("text", "100%")]
 
 
-def test_a_statement_whose_table_was_changed_is_prepared_again(url: str) -> None:
-    with opened(url) as database, opened(url) as migrating:
+def test_a_statement_whose_table_was_changed_is_prepared_again(postgresql_url: str) -> None:
+    with opened(postgresql_url) as database, opened(postgresql_url) as migrating:
         database.raw.execute_sql("CREATE TABLE number (value integer)")
         write = database.compile(
             Number.insert(value=parameter("value")).returning(Number.value), repeatable=False
@@ -153,9 +147,9 @@ def test_a_statement_whose_table_was_changed_is_prepared_again(url: str) -> None
     "error", [psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported]
 )
 def test_a_statement_is_prepared_again_once(
-    url: str, error: type[psycopg.Error], monkeypatch: pytest.MonkeyPatch
+    postgresql_url: str, error: type[psycopg.Error], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(url) as database:
+    with opened(postgresql_url) as database:
         same = echo(database)
         for _ in range(8):
             same(value="text")
@@ -175,8 +169,8 @@ def test_a_statement_is_prepared_again_once(
         assert len(executed) == 2
 
 
-def test_a_statement_within_a_transaction_is_a_part_of_it(url: str) -> None:
-    with opened(url) as database:
+def test_a_statement_within_a_transaction_is_a_part_of_it(postgresql_url: str) -> None:
+    with opened(postgresql_url) as database:
         schema.upgrade(database)
         state = database.compile(
             peewee.Select(columns=[peewee.fn.pg_current_xact_id_if_assigned().cast("text")])
@@ -189,12 +183,12 @@ def test_a_statement_within_a_transaction_is_a_part_of_it(url: str) -> None:
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_result_that_the_server_did_not_confirm_is_none(
-    url: str, ends: bool, monkeypatch: pytest.MonkeyPatch
+    postgresql_url: str, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A statement alone is committed after its result is sent, and before the server is ready."""
-    parts = urlsplit(url)
+    parts = urlsplit(postgresql_url)
     relay = Relay(parts.hostname or "127.0.0.1", parts.port or 5432)
-    relayed = url.replace(f"{parts.hostname}:{parts.port}", f"127.0.0.1:{relay.port}")
+    relayed = postgresql_url.replace(f"{parts.hostname}:{parts.port}", f"127.0.0.1:{relay.port}")
     with opened(relayed) as database:
         same = database.compile(peewee.Select(columns=[parameter("value")]), repeatable=False)
         assert same(value="before") == [("before",)]
@@ -213,9 +207,11 @@ def test_a_result_that_the_server_did_not_confirm_is_none(
         ("PERFORM pg_terminate_backend(pg_backend_pid())", Unavailable),
     ],
 )
-def test_a_failed_commit_is_a_failure(url: str, at_commit: str, expected: type[Exception]) -> None:
+def test_a_failed_commit_is_a_failure(
+    postgresql_url: str, at_commit: str, expected: type[Exception]
+) -> None:
     """The server sends its result, then commits it, and only then says that it could not."""
-    with opened(url) as database:
+    with opened(postgresql_url) as database:
         for statement in (
             "CREATE TABLE number (value integer)",
             f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$"
@@ -236,8 +232,8 @@ def test_a_failed_commit_is_a_failure(url: str, at_commit: str, expected: type[E
         assert database._execute("SELECT count(*) FROM number WHERE value < 0", ()) == [(0,)]
 
 
-def test_one_that_the_server_ended_says_why(url: str) -> None:
-    with opened(url) as database:
+def test_one_that_the_server_ended_says_why(postgresql_url: str) -> None:
+    with opened(postgresql_url) as database:
         ended = database.compile(
             peewee.Select(columns=[peewee.fn.pg_terminate_backend(peewee.fn.pg_backend_pid())]),
             repeatable=False,

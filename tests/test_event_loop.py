@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 import pytest
 from flask.testing import FlaskClient
 
-from installed import Clock, installed, rows_of
+from installed import Clock, installed, rows_of, with_todo
 from keyosk import app, delays
 from keyosk.credentials import api_key_format
 from keyosk.installation import Installation
 from keyosk.metrics import SharedCounts
-from keyosk.model import OPERATOR, Grant, Scope
+from keyosk.model import OPERATOR, Grant
 from keyosk.web.application import runs_in_loop
 from keyosk.web.middleware import LEAVE_LOOP
 from live import ADMIN_PASSWORD
@@ -39,9 +39,7 @@ IN_LOOP = {LEAVE_LOOP: leave}
 @pytest.fixture
 def keyosk(prepared_url: str) -> Iterator[Installation]:
     # The clock stands still: the signing keys are not read again by a request.
-    with installed(prepared_url, clock=Clock(time.time())) as made:
-        scopes = [Scope("todo:read")]
-        made.services.create(OPERATOR, name="todo", scopes=scopes, refresh_allowed=True)
+    with with_todo(prepared_url, Clock(time.time())) as made:
         made.grants.create_account(
             OPERATOR, [Grant("todo:read")], username="alice", password=PASSWORD
         )

@@ -19,7 +19,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Scope
 from keyosk.tokens.issuing import TokenRequest
 from live import Client, LiveServer, soon, unique, wait_for
-from people import PASSWORD, Person, done, make_key, make_person, make_service
+from people import PASSWORD, Person, done, make_key, make_person, make_service, token_of
 
 PAST = "2020-01-01T00:00:00Z"
 #: In a table of cases: an end that has passed once the case is set up.
@@ -61,7 +61,7 @@ def reasons(found: dict[str, Any]) -> dict[str, str]:
 
 def test_it_tells_what_the_token_would_be(admin: Client, alice: Person, todo: str) -> None:
     found = explain(admin, account=alice.username)
-    token = done(alice.login().post("/auth/token"))["access_token"]
+    token = token_of(alice)
 
     claims = jwt.decode(token, options={"verify_signature": False})
     assert found["granted"] is True

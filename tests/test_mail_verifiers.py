@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import LiveServer, free_port, unique
-from people import Person, done, make_person
+from people import Person, done, make_person, token_of
 from test_proxies import program
 from waiting import until_it_listens
 
@@ -125,16 +125,11 @@ def dovecot(server: LiveServer, mail: str) -> Iterator[Dovecot]:
         running.process.wait(timeout=20)
 
 
-def token(alice: Person, **asked: str) -> str:
-    text: str = done(alice.login().post("/auth/token", data=asked))["access_token"]
-    return text
-
-
 @pytest.mark.attack
 def test_dovecot_takes_a_good_token_and_no_other(
     dovecot: Dovecot, server: LiveServer, alice: Person, mail: str
 ) -> None:
-    good = token(alice, audience=mail)
+    good = token_of(alice, audience=mail)
     assert dovecot.lets_in(alice.username, good)
 
     header = jwt.get_unverified_header(good)
@@ -144,7 +139,7 @@ def test_dovecot_takes_a_good_token_and_no_other(
     other_body = base64.urlsafe_b64encode(b'{"sub":"x"}').decode().rstrip("=")
     (other,) = [each for each in alice_scopes(alice) if not each.startswith(mail)]
     refused = {
-        "another audience": token(alice, audience=other.partition(":")[0]),
+        "another audience": token_of(alice, audience=other.partition(":")[0]),
         "another key": forged,
         "tampered": f"{head}.{other_body}.{signature}",
         "unsigned": jwt.encode(claims, "", "none"),

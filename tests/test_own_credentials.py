@@ -29,6 +29,7 @@ from people import (
     make_key,
     make_person,
     make_service,
+    token_of,
 )
 from tables import table
 
@@ -61,8 +62,7 @@ def spellings(person: Person) -> list[str]:
 
 def tokens(person: Person, admin: Client) -> dict[str, Client]:
     """Tokens of all kinds that began with the password."""
-    both = {"audience": ["keyosk", make_service(admin)]}
-    shown = done(person.login().post("/auth/token", data=both))["access_token"]
+    shown = token_of(person, audience=["keyosk", make_service(admin)])
     return {
         "full": person.bearer(),
         "short": person.bearer(lifetime="60"),

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,6 @@ SIZES = {"session": 40, "transaction": 4}
 both_modes = pytest.mark.parametrize("mode", MODES)
 
 
-@pytest.fixture
-def url(postgres_server: PostgresServer) -> Iterator[str]:
-    url = postgres_server.create_database()
-    yield url
-    postgres_server.drop_database(url)
-
-
 def execute(url: str, *statements: str) -> list[Any]:
     found: list[Any] = []
     with psycopg.connect(url, autocommit=True) as session:
@@ -58,9 +51,11 @@ def signer(answer: requests.Response) -> str:
 
 
 @both_modes
-def test_all_works_behind_a_pooler_from_the_start(url: str, tmp_path: Path, mode: str) -> None:
+def test_all_works_behind_a_pooler_from_the_start(
+    postgresql_url: str, tmp_path: Path, mode: str
+) -> None:
     with (
-        pgbouncer(url, mode, size=SIZES[mode]) as pooler,
+        pgbouncer(postgresql_url, mode, size=SIZES[mode]) as pooler,
         LiveServer(pooler.url, tmp_path, workers="2") as server,
     ):
         admin, name = server.admin(), unique("behind")
@@ -113,14 +108,16 @@ def test_all_works_behind_a_pooler_from_the_start(url: str, tmp_path: Path, mode
 
 
 @both_modes
-def test_nothing_stays_in_a_session_for_others_to_get(url: str, tmp_path: Path, mode: str) -> None:
-    execute(url, "CREATE SCHEMA auth")
+def test_nothing_stays_in_a_session_for_others_to_get(
+    postgresql_url: str, tmp_path: Path, mode: str
+) -> None:
+    execute(postgresql_url, "CREATE SCHEMA auth")
     ask = (
         "SELECT current_schema(), current_setting('statement_timeout'),"
         " (SELECT count(*) FROM pg_prepared_statements),"
         " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
     )
-    with pgbouncer(url, mode, size=1 if mode == "transaction" else 40) as pooler:
+    with pgbouncer(postgresql_url, mode, size=1 if mode == "transaction" else 40) as pooler:
         database = Database(pooler.url, schema="auth")
         for _ in range(10):
             database.ping()
@@ -131,11 +128,11 @@ def test_nothing_stays_in_a_session_for_others_to_get(url: str, tmp_path: Path, 
         database.close()
 
 
-def test_two_installations_share_a_pool_by_schema(url: str, tmp_path: Path) -> None:
-    execute(url, "CREATE SCHEMA auth")
+def test_two_installations_share_a_pool_by_schema(postgresql_url: str, tmp_path: Path) -> None:
+    execute(postgresql_url, "CREATE SCHEMA auth")
     (tmp_path / "other").mkdir()
     with (
-        pgbouncer(url, "transaction", size=3) as pooler,
+        pgbouncer(postgresql_url, "transaction", size=3) as pooler,
         LiveServer(pooler.url, tmp_path) as first,
         LiveServer(pooler.url, tmp_path / "other", database_schema="auth") as second,
     ):
@@ -148,8 +145,8 @@ def test_two_installations_share_a_pool_by_schema(url: str, tmp_path: Path) -> N
             assert {role["name"].partition("-")[0] for role in roles} == {name}
 
 
-def test_one_at_a_time_sets_a_database_up_behind_a_pooler(url: str) -> None:
-    with pgbouncer(url, "transaction") as pooler:
+def test_one_at_a_time_sets_a_database_up_behind_a_pooler(postgresql_url: str) -> None:
+    with pgbouncer(postgresql_url, "transaction") as pooler:
         order = []
 
         def second() -> None:
@@ -174,11 +171,15 @@ def test_one_at_a_time_sets_a_database_up_behind_a_pooler(url: str) -> None:
 @pytest.mark.parametrize("isolation", ["serializable", "repeatable read"])
 @pytest.mark.parametrize("pooled", [False, True])
 def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
-    postgres_server: PostgresServer, url: str, tmp_path: Path, isolation: str, pooled: bool
+    postgres_server: PostgresServer,
+    postgresql_url: str,
+    tmp_path: Path,
+    isolation: str,
+    pooled: bool,
 ) -> None:
-    postgres_server.set_for(url, "default_transaction_isolation", f"'{isolation}'")
-    with pgbouncer(url, "transaction", size=12) as pooler:
-        used = pooler.url if pooled else url
+    postgres_server.set_for(postgresql_url, "default_transaction_isolation", f"'{isolation}'")
+    with pgbouncer(postgresql_url, "transaction", size=12) as pooler:
+        used = pooler.url if pooled else postgresql_url
         with LiveServer(used, tmp_path, workers="2") as server:
             admin, name = server.admin(), unique("strict")
             assert admin.post("/accounts", json={"username": name}).status_code == 201
@@ -205,14 +206,16 @@ def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
 
 
 @both_modes
-def test_a_failing_connection_costs_at_most_one_answer(url: str, tmp_path: Path, mode: str) -> None:
+def test_a_failing_connection_costs_at_most_one_answer(
+    postgresql_url: str, tmp_path: Path, mode: str
+) -> None:
     with (
-        pgbouncer(url, mode, size=SIZES[mode]) as pooler,
+        pgbouncer(postgresql_url, mode, size=SIZES[mode]) as pooler,
         LiveServer(pooler.url, tmp_path, workers="2") as server,
     ):
         admin = server.admin()
         execute(
-            url,
+            postgresql_url,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()",
         )
@@ -237,8 +240,8 @@ def assert_back(server: LiveServer, admin: Any) -> None:
             time.sleep(0.1)
 
 
-def test_a_pooler_without_transactions_is_refused(url: str, tmp_path: Path) -> None:
-    with pgbouncer(url, "statement") as pooler:
+def test_a_pooler_without_transactions_is_refused(postgresql_url: str, tmp_path: Path) -> None:
+    with pgbouncer(postgresql_url, "statement") as pooler:
         server = LiveServer(pooler.url, tmp_path)
         assert "pool_mode = transaction or session" in server.refused()
         done = server.run("account", "list")
@@ -246,8 +249,10 @@ def test_a_pooler_without_transactions_is_refused(url: str, tmp_path: Path) -> N
         assert "pool_mode = transaction or session" in done.stderr
 
 
-def test_a_parameter_that_a_pooler_does_not_know_is_named(url: str, tmp_path: Path) -> None:
-    with pgbouncer(url, "session") as pooler:
+def test_a_parameter_that_a_pooler_does_not_know_is_named(
+    postgresql_url: str, tmp_path: Path
+) -> None:
+    with pgbouncer(postgresql_url, "session") as pooler:
         line = LiveServer(f"{pooler.url}?options=-csearch_path%3Dpublic", tmp_path).refused()
         assert "a connection pooler refuses it" in line
         assert "unsupported startup parameter: options" in line
@@ -264,10 +269,10 @@ def test_a_parameter_that_a_pooler_does_not_know_is_named(url: str, tmp_path: Pa
     ],
 )
 def test_statements_are_prepared_as_the_setting_says(
-    url: str, threshold: int | str, pooled: bool, is_prepared: bool
+    postgresql_url: str, threshold: int | str, pooled: bool, is_prepared: bool
 ) -> None:
-    with pgbouncer(url, "session") as pooler:
-        database = Database(pooler.url if pooled else url, prepare_threshold=threshold)
+    with pgbouncer(postgresql_url, "session") as pooler:
+        database = Database(pooler.url if pooled else postgresql_url, prepare_threshold=threshold)
         for _ in range(8):
             database.ping()
         [(prepared,)] = database.raw.execute_sql(

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import requests
 from live import LiveServer, free_port
 from processes import execute
 from test_welcome import END, ESCAPES, terminal
+from waiting import until_it_listens
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -68,11 +68,7 @@ def todo_service(keyosk_url: str, folder: Path) -> Iterator[str]:
             stderr=log,
         )
     try:
-        for _ in range(1200):
-            with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://{bind}/todos", timeout=60)
-                break
-            time.sleep(0.05)
+        until_it_listens(process, int(bind.rpartition(":")[2]), folder / "todo.log")
         yield f"http://{bind}"
     finally:
         process.terminate()

@@ -12,13 +12,13 @@ import jwt
 import pytest
 import requests
 
-from installed import EVERY_AUDIT_ROW, Clock, installed, rows_of
+from installed import EVERY_AUDIT_ROW, Clock, rows_of, with_todo
 from keyosk.credentials.presented import candidates
 from keyosk.errors import InvalidGrant
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.keys.material import Safe
-from keyosk.model import OPERATOR, Grant, ListQuery, Scope
+from keyosk.model import OPERATOR, Grant, ListQuery
 from keyosk.permissions import entitlements
 from keyosk.tokens import refresh_token_format
 from keyosk.tokens.access_tokens import Token
@@ -376,9 +376,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
-    with installed(prepared_url, clock=clock) as made:
-        scopes = [Scope("todo:read")]
-        made.services.create(OPERATOR, name="todo", scopes=scopes, refresh_allowed=True)
+    with with_todo(prepared_url, clock) as made:
         made.grants.create_account(
             OPERATOR, [Grant("todo:read")], username="alice", password=PASSWORD
         )

@@ -10,16 +10,14 @@ from installed import installed, settings, statements_with_values
 from keyosk import app
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
-from postgres import PostgresServer
 
 PASSWORD = "a password for looking up"
 
 
 @pytest.fixture
-def keyosk(postgres_server: PostgresServer) -> Iterator[Installation]:
-    url = postgres_server.create_database()
-    app.prepare(settings(url))
-    with installed(url) as made:
+def keyosk(postgresql_url: str) -> Iterator[Installation]:
+    app.prepare(settings(postgresql_url))
+    with installed(postgresql_url) as made:
         made.services.create(
             OPERATOR, name="todo", scopes=[Scope("todo:read")], refresh_allowed=True
         )
@@ -27,7 +25,6 @@ def keyosk(postgres_server: PostgresServer) -> Iterator[Installation]:
         grants = [Grant("todo:read")]
         made.grants.create_account(OPERATOR, grants, username="alice", password=PASSWORD)
         yield made
-    postgres_server.drop_database(url)
 
 
 #: What grows with the accounts, and by what a statement may ask for it. All else is small: it has

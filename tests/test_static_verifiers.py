@@ -12,7 +12,7 @@ import requests
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import LiveServer, free_port, unique
-from people import Person, done, make_person
+from people import Person, done, make_person, token_of
 from test_proxies import program
 from waiting import until_it_listens
 
@@ -85,18 +85,13 @@ def haproxy(
     running.process.wait(timeout=20)
 
 
-def token(alice: Person, **asked: str) -> str:
-    text: str = done(alice.login().post("/auth/token", data=asked))["access_token"]
-    return text
-
-
 def test_haproxy_lets_a_good_token_in(haproxy: HaProxy, alice: Person, todo: str) -> None:
-    assert haproxy.status(token(alice, audience=todo)) == 200
+    assert haproxy.status(token_of(alice, audience=todo)) == 200
 
 
 @pytest.mark.attack
 def test_haproxy_lets_no_other_in(haproxy: HaProxy, alice: Person, todo: str) -> None:
-    good = token(alice, audience=todo)
+    good = token_of(alice, audience=todo)
     head, body, signature = good.split(".")
     claims = jwt.decode(good, options={"verify_signature": False})
     forged = jwt.encode(
@@ -109,8 +104,8 @@ def test_haproxy_lets_no_other_in(haproxy: HaProxy, alice: Person, todo: str) ->
         "unsigned": jwt.encode(claims, "", "none"),
         "another key": forged,
         "a secret": by_secret,
-        "another audience": token(alice, audience=f"{todo}-2"),
-        "several audiences": token(alice),
+        "another audience": token_of(alice, audience=f"{todo}-2"),
+        "several audiences": token_of(alice),
         "expired": short_lived(alice, todo),
     }
     assert {name: haproxy.status(text) for name, text in refused.items()} == dict.fromkeys(
@@ -120,7 +115,7 @@ def test_haproxy_lets_no_other_in(haproxy: HaProxy, alice: Person, todo: str) ->
 
 def short_lived(alice: Person, todo: str) -> str:
     """A token that has just expired."""
-    text = token(alice, audience=todo, lifetime="1")
+    text = token_of(alice, audience=todo, lifetime="1")
     expires = jwt.decode(text, options={"verify_signature": False})["exp"]
     while time.time() < expires + 1:  # HAProxy looks at whole seconds
         time.sleep(0.05)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
 from live import LiveServer, free_port
 from pasted import blocks, terminal
+from waiting import until_it_listens
 
 pytestmark = pytest.mark.slow
 
@@ -37,13 +37,7 @@ def notes_service(issuer: str, folder: Path) -> Iterator[str]:
         stderr=log,
     )
     try:
-        for _ in range(1200):
-            with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://127.0.0.1:{port}/notes", timeout=60)
-                break
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
-                raise AssertionError((folder / "notes.log").read_text())
+        until_it_listens(process, int(port), folder / "notes.log")
         yield f"127.0.0.1:{port}"
     finally:
         log.close()

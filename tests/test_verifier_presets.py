@@ -10,7 +10,7 @@ import pytest
 
 from keyosk.permissions.verifier_presets import PRESETS
 from live import Client, LiveServer, unique
-from people import Person, done, make_person
+from people import Person, done, make_person, token_of
 from tables import table
 
 PAGE = Path(__file__).parent.parent / "docs/reference/verifiers.md"
@@ -23,7 +23,7 @@ def make(admin: Client, **fields: Any) -> dict[str, Any]:
 
 
 def claims(person: Person, **asked: str) -> dict[str, Any]:
-    text = done(person.login().post("/auth/token", data=asked))["access_token"]
+    text = token_of(person, **asked)
     return dict(jwt.decode(text, options={"verify_signature": False}))
 
 
