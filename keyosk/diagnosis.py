@@ -241,6 +241,10 @@ def of_files(settings: Config) -> Iterator[Check]:
             for each in (*path.parent.glob(f"{path.name}*"), *path.parent.glob("*secret*"))
             if each.is_file()
         }
+    # A key for TLS may be open to a group, such as Debian's ssl-cert, which other programs share.
+    tls_key = None if settings.tls_key is None else Path(settings.tls_key)
+    if tls_key is not None:
+        private.add(tls_key)
     faults = 0
     for each in sorted(private):
         try:
@@ -249,7 +253,8 @@ def of_files(settings: Config) -> Iterator[Check]:
             continue
         # Root may give a file to the group of Keyosk, as the installation for systemd does.
         group_may = found.st_uid == 0 and found.st_gid == os.getegid()
-        if stat.S_IMODE(found.st_mode) & (0o037 if group_may else 0o077):
+        closed = 0o007 if each == tls_key else 0o037 if group_may else 0o077
+        if stat.S_IMODE(found.st_mode) & closed:
             faults += 1
             is_own = found.st_uid == os.geteuid()
             yield Check(

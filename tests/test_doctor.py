@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from installed import installed
+from keyosk import config, diagnosis
 from keyosk.storage import maintenance
 from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, free_port
 from pages import logged_in
@@ -205,6 +206,19 @@ def test_files_that_others_can_read_are_told_with_what_closes_them(own_server: L
     assert ended.code == 1
     cures = [each["cure"] for each in json.loads(ended.out)["checks"] if each["part"] == "files"]
     assert f"chmod 600 {path}" in cures
+
+
+def test_a_tls_key_may_be_open_to_a_group_and_to_nobody_else(tmp_path: Path) -> None:
+    (key := tmp_path / "privkey.pem").touch()
+    names = {"CERTIFICATE": tmp_path / "fullchain.pem", "KEY": key}
+    settings = config.load({f"KEYOSK_TLS_{name}": str(path) for name, path in names.items()})
+
+    def statuses(mode: int) -> set[str]:
+        key.chmod(mode)
+        return {check.status for check in diagnosis.of_files(settings) if "privkey" in check.cure}
+
+    assert statuses(0o640) == statuses(0o600) == set()
+    assert statuses(0o644) == {"wrong"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes files of another user")
