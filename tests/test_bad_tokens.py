@@ -374,7 +374,9 @@ def test_a_service_that_fetches_keys_at_its_start_may_start_later(
     assert verdicts["good"] == "right"
 
 
-def test_the_kit_s_tokens_open_nothing(server: LiveServer, admin: Client, tmp_path: Path) -> None:
+def test_no_token_of_the_kit_opens_anything_here(
+    server: LiveServer, admin: Client, tmp_path: Path
+) -> None:
     folder = tmp_path / "kit"
     ran = server.run("token", "bad", "--service", "keyosk", "--out", str(folder))
     assert ran.returncode == 0, ran.stderr

@@ -1136,7 +1136,9 @@ def test_the_command_exports(server: LiveServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["file", "pipe"])
-def test_a_terminal_shows_the_progress(server: LiveServer, tmp_path: Path, source: str) -> None:
+def test_the_command_shows_its_progress_on_a_terminal(
+    server: LiveServer, tmp_path: Path, source: str
+) -> None:
     stem = unique("tty")
     file = tmp_path / "accounts.jsonl"
     file.write_bytes(jsonl(*({"username": f"{stem}-{n}"} for n in range(3000))))

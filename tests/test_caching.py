@@ -47,7 +47,9 @@ def addresses(alice: Person, key: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.attack
-def test_what_is_not_public_is_not_kept(server: LiveServer, admin: Client, alice: Person) -> None:
+def test_nothing_that_is_not_public_may_be_kept(
+    server: LiveServer, admin: Client, alice: Person
+) -> None:
     key, _ = make_key(admin, alice)
     anybody, wrong = server.client(), Client(server.url, token="wrong")
     callers = (anybody, wrong, alice.bearer(), admin)  # by password it would take minutes

@@ -131,7 +131,9 @@ def test_the_response_says_how_long_keys_last(
     assert reader.known.due_in == pytest.approx(seconds)
 
 
-def test_cached_time_counts(keyosk: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_in_a_cache_counts(
+    keyosk: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     respond = keyosk.respond
 
     def aged(request: httpx.Request) -> httpx.Response:

@@ -134,7 +134,9 @@ _TABLES: Final = {
 
 
 @pytest.mark.attack
-def test_a_stolen_cookie_and_password_do_no_harm(node: Node, subtests: pytest.Subtests) -> None:
+def test_a_stolen_cookie_and_the_password_do_nothing_dangerous(
+    node: Node, subtests: pytest.Subtests
+) -> None:
     tab, _, _ = enrolled(node)
     token = tab.get("/me").form("/logout").fields["csrf_token"]
     before = state(node)

@@ -523,7 +523,9 @@ def test_a_search_says_how_far_it_looked_inside_names_and_goes_on(
 
 
 @pytest.mark.attack
-def test_a_dangerous_act_is_shown_first_and_takes_the_password_later(prepared_url: str) -> None:
+def test_a_dangerous_act_is_shown_first_and_takes_the_password_after_five_minutes(
+    prepared_url: str,
+) -> None:
     clock = Clock()
     with served(prepared_url, clock=clock) as (keyosk, client):
         log_in(client)

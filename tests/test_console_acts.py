@@ -284,7 +284,9 @@ def own_console(
 
 
 @pytest.mark.slow
-def test_keyboard_shortcuts(browser: Browser, own_console: tuple[LiveServer, Installation]) -> None:
+def test_the_keyboard_has_short_ways(
+    browser: Browser, own_console: tuple[LiveServer, Installation]
+) -> None:
     server, keyosk = own_console
     for name in ("anna", "berta"):
         keyosk.grants.create_account(OPERATOR, [], username=name)

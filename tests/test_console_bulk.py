@@ -88,7 +88,9 @@ def test_it_gives_nobody_more_than_the_api(server: LiveServer, admin: Client) ->
     assert send(browser, "delete", alice.id, confirm="yes").status == 422
 
 
-def test_a_name_like_a_path_means_nothing(server: LiveServer, admin: Client, root: Browser) -> None:
+def test_a_name_that_would_be_a_path_means_nothing(
+    server: LiveServer, admin: Client, root: Browser
+) -> None:
     alice = make_person(admin)
     key, secret = make_key(admin, alice)
     page = send(root, "disable", f"{alice.id}/api-keys/{key}", confirm="yes")

@@ -86,7 +86,9 @@ def test_exchanges_are_a_picture_and_a_text(admin: Client, root: Browser) -> Non
     assert "svg" not in {tag for tag, _ in alone.tags}
 
 
-def test_who_may_what_is_a_table(server: LiveServer, admin: Client, root: Browser) -> None:
+def test_who_may_what_is_a_table_of_roles_or_accounts(
+    server: LiveServer, admin: Client, root: Browser
+) -> None:
     service = make_service(admin)
     read, write = f"{service}:read", f"{service}:write"
     role = make_role(admin, write)

@@ -162,13 +162,17 @@ def test_the_tables_are_in_the_schema_that_was_asked_for(
     assert tables_of(url, "public") == set()
 
 
-def test_no_search_path_beside_a_schema(postgres_server: PostgresServer, tmp_path: Path) -> None:
+def test_a_search_path_beside_a_schema_is_refused(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
     url = f"{postgres_server.create_database()}?options=-csearch_path%3Dpublic"
     server = LiveServer(url, tmp_path, database_schema="auth")
     assert "options set a search_path, and KEYOSK_DATABASE_SCHEMA" in refusal(server)
 
 
-def test_installations_share_one_by_schema(postgres_server: PostgresServer, tmp_path: Path) -> None:
+def test_two_installations_share_a_database_by_schema(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
     url = postgres_server.create_database()
     execute(url, "CREATE SCHEMA auth")
     (tmp_path / "other").mkdir()
@@ -243,7 +247,9 @@ def test_a_number_that_no_database_holds_is_the_callers_fault(
 
 
 @table("text", [NUL, HALF])
-def test_text_no_database_holds_is_a_fault(admin: Client, server: LiveServer, text: str) -> None:
+def test_text_that_no_database_holds_is_the_callers_fault(
+    admin: Client, server: LiveServer, text: str
+) -> None:
     name = unique("service")
     bodies = [
         ("/accounts", {"username": text}),

@@ -86,7 +86,9 @@ def test_keyosk_takes_the_revocation_list_nowhere(server: LiveServer, todo: str)
 
 
 @table("path", ["/auth/revocations", "/audit"])
-def test_no_service_has_their_audience(server: LiveServer, admin: Client, path: str) -> None:
+def test_no_service_may_have_the_audience_of_a_document(
+    server: LiveServer, admin: Client, path: str
+) -> None:
     answer = admin.post("/services", json={"name": "documents", "audience": server.url + path})
     assert answer.status_code == 422
     assert [each["field"] for each in answer.json()["errors"]] == ["audience"]

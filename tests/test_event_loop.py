@@ -162,7 +162,9 @@ def test_a_transaction_and_a_closed_connection_leave_the_loop(keyosk: Installati
         ("GET", "/health/live", "basic", False),
     ],
 )
-def test_what_it_answers(method: str, path: str, header: str | None, expected: bool) -> None:
+def test_which_requests_the_loop_answers(
+    method: str, path: str, header: str | None, expected: bool
+) -> None:
     key = f"kysk_{'x' * 38}"
     headers = {
         "basic": f"Basic {base64.b64encode(f'alice:{key}'.encode()).decode()}",

@@ -212,7 +212,9 @@ _LOSSES: dict[str, Callable[[Chain], requests.Response]] = {
 
 @pytest.mark.every_database
 @table("loss", [*_LOSSES])
-def test_exchanged_tokens_end_with_the_right(server: LiveServer, admin: Client, loss: str) -> None:
+def test_an_exchanged_token_ends_with_the_right_to_act(
+    server: LiveServer, admin: Client, loss: str
+) -> None:
     """As in https://github.com/keycloak/keycloak/issues/52691."""
     chain = Chain(admin)
     chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
@@ -248,7 +250,9 @@ def test_what_takes_nothing_away_ends_no_exchanged_token(
     assert _entries(server, sub=chain.backends[0].id) == []
 
 
-def test_whoever_acts_exchanges_again_after_a_revocation(chain: Chain, server: LiveServer) -> None:
+def test_whoever_acts_exchanges_again_at_once_after_a_revocation(
+    chain: Chain, server: LiveServer
+) -> None:
     actor = chain.backends[0]
     assert chain.admin.delete(f"{actor.path}/tokens").status_code in (200, 204)
     text = done(chain.exchange(actor, chain.token(), audience=chain.bill))["access_token"]

@@ -131,7 +131,9 @@ def test_who_fails_while_holding_a_slot_gives_it_back(tmp_path: Path) -> None:
             1 / 0  # noqa: B018
 
 
-def test_a_folder_open_to_others_is_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_others_can_write_to_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = concurrency.machine_folder()
     assert folder is not None

@@ -190,7 +190,9 @@ def test_an_export_and_a_command_end_though_more_is_made_all_the_time(
     assert len(exported) == len(people) + 1
 
 
-def test_the_audit_log_ends_though_it_grows(installation: Installation, people: list[str]) -> None:
+def test_the_audit_log_ends_though_rows_are_written_all_the_time(
+    installation: Installation, people: list[str]
+) -> None:
     installation.audit.seal()
     before = len(installation.audit.page(ListQuery(limit=200, sort="sequence")))
 

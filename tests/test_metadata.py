@@ -75,7 +75,9 @@ def test_the_authorization_endpoint_refuses_and_says_why(
 
 
 @pytest.mark.parametrize("path", [PLAIN, OPENID])
-def test_it_can_be_kept_and_asked(path: str, server: LiveServer, document: dict[str, Any]) -> None:
+def test_it_may_be_kept_and_asked_for_again(
+    path: str, server: LiveServer, document: dict[str, Any]
+) -> None:
     first = server.client().get(path)
     again = server.client().get(path, headers={"If-None-Match": first.headers["ETag"]})
 

@@ -110,7 +110,9 @@ def known(postgres: PostgresServer, tmp_path: Path) -> Iterator[Known]:
         yield Known(server)
 
 
-def test_a_frozen_postgresql_is_503_and_no_more(known: Known, postgres: PostgresServer) -> None:
+def test_a_frozen_postgresql_is_503_and_holds_up_nothing_else(
+    known: Known, postgres: PostgresServer
+) -> None:
     """More requests hang than there are threads; the rest is answered all the while."""
     asked = known.requests() * 6
     postgres.freeze()
@@ -249,7 +251,9 @@ def test_a_worker_makes_no_new_installation_of_a_database_that_was_emptied(
     known.is_back()
 
 
-def test_a_full_postgresql_is_503_for_what_writes(postgres: PostgresServer, tmp_path: Path) -> None:
+def test_a_full_disk_of_postgresql_is_503_for_what_writes_and_no_more(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
     """Of its tables: one without room for its log either ends PostgreSQL, as ``halt`` does."""
     with small_disk(Path(tempfile.mkdtemp()) / "disk", 24) as disk:
         url = postgres.create_database_in(disk)

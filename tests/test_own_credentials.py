@@ -294,7 +294,9 @@ def _by(installation: Installation) -> Caller:
     return caller(login, frozenset({ADMIN}), frozenset({ADMIN}))
 
 
-def test_a_name_that_became_ones_own_after_the_gate_is_none(installation: Installation) -> None:
+def test_a_name_that_became_ones_own_after_the_gate_had_looked_was_another_s(
+    installation: Installation,
+) -> None:
     by = _by(installation)
     own = by.account_id or ""
     for handle in (

@@ -215,7 +215,7 @@ def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused() -> None
 
 
 @table("target", ["nowhere", "", "todo:read", "TODO"])
-def test_an_unknown_audience_is_refused(target: str) -> None:
+def test_an_audience_that_does_not_exist_is_refused(target: str) -> None:
     with pytest.raises(InvalidTarget):
         entitled(principal(entitlement("todo:read")), targets=(target,))
 

@@ -523,7 +523,9 @@ def test_no_spelling_of_our_headers_reaches_the_service(scene: Scene) -> None:
 
 
 @pytest.mark.attack
-def test_no_client_makes_a_preflight_where_nginx_asks(server: LiveServer, tmp_path: Path) -> None:
+def test_no_client_makes_a_preflight_where_nginx_writes_no_method(
+    server: LiveServer, tmp_path: Path
+) -> None:
     """Lines from before preflights: they pass a client's own ``X-Forwarded-Method`` on."""
 
     def older(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":

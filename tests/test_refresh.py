@@ -284,7 +284,9 @@ def test_a_session_ends_with_the_key_that_began_it(
     refused(refresh(server.client(), token))
 
 
-def test_a_login_beside_it_must_match(server: LiveServer, admin: Client, alice: Person) -> None:
+def test_a_login_that_is_shown_as_well_must_be_the_same(
+    server: LiveServer, admin: Client, alice: Person
+) -> None:
     token = begin(alice)["refresh_token"]
     bob = make_person(admin)
     refused(refresh(bob.login(), token))
@@ -427,7 +429,9 @@ def test_a_session_ends_however_often_it_is_used(timed: Installation, clock: Clo
 
 
 @pytest.mark.parametrize("end", ["session", "all", "account", "password"])
-def test_no_token_is_given_out_where_its_session_just_ended(timed: Installation, end: str) -> None:
+def test_no_token_is_given_out_where_its_session_ends_as_it_is_issued(
+    timed: Installation, end: str
+) -> None:
     use = timed.sessions.find(begun(timed).refresh_token or "")
 
     def issue() -> Token:

@@ -183,7 +183,9 @@ def test_ordinary_tokens_give_nothing_in_a_registry(admin: Client) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_tokens_are_known_by_both_kids(database_url: str, tmp_path: Path, version: int) -> None:
+def test_keyosk_knows_its_tokens_by_either_kid(
+    database_url: str, tmp_path: Path, version: int
+) -> None:
     with LiveServer(database_url, tmp_path) as server:
         admin = server.admin()
         team = unique("team")

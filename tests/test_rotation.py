@@ -162,7 +162,9 @@ def test_of_rotations_at_once_one_wins(server: LiveServer, admin: Client, person
 
 
 @table("overlap", [-1, 90 * DAY + 1, "60", 1.5, True, None])
-def test_an_odd_overlap_is_refused(admin: Client, person: Person, overlap: object) -> None:
+def test_an_overlap_that_makes_no_sense_is_refused(
+    admin: Client, person: Person, overlap: object
+) -> None:
     key, secret = make_key(admin, person)
 
     refusal = admin.post(f"{person.path}/api-keys/{key}/rotate", json={"overlap": overlap})

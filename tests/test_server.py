@@ -516,7 +516,9 @@ def test_what_is_answered_from_memory_waits_for_no_thread(start: Callable[..., S
         assert [client.answer().body for client in sleeping] == [b"ended"] * 4
 
 
-def test_a_request_that_leaves_the_loop_begins_anew(start: Callable[..., Server]) -> None:
+def test_a_request_that_leaves_the_event_loop_begins_anew_in_a_thread(
+    start: Callable[..., Server],
+) -> None:
     server = start(workers=1, threads=2).start()
     asked = request("POST", "/memory=leave", "Content-Length: 4", body=b"body")
     for _ in range(3):
@@ -549,7 +551,9 @@ def test_a_request_goes_to_the_thread_that_became_idle_last(start: Callable[...,
         ("1.0", "Connection: keep-alive", False),
     ],
 )
-def test_a_connection_ends_as_told(server: Server, version: str, header: str, closes: bool) -> None:
+def test_the_connection_closes_when_it_must(
+    server: Server, version: str, header: str, closes: bool
+) -> None:
     with server.connect() as client:
         client.send(request("GET", "/health", header, version=version))
         answer = client.answer()

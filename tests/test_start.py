@@ -361,7 +361,9 @@ IMPORTED = re.compile(r"^import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
 LATER = ("keyosk.cli.client", "keyosk.web.openapi", "keyosk.metrics.exposition")
 
 
-def test_a_start_imports_what_servers_need_before_the_workers(own_server: LiveServer) -> None:
+def test_a_start_imports_what_every_server_needs_and_that_before_the_workers(
+    own_server: LiveServer,
+) -> None:
     """Nine tenths of a start is imports; what each worker imports takes memory in each."""
     own_server.program = (sys.executable, "-X", "importtime", "-m", "keyosk")
     with own_server as server:

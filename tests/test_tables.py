@@ -171,7 +171,9 @@ def test_nobody_gets_colours_who_wants_none(draw: Draw, variables: dict[str, str
 
 
 @pytest.mark.parametrize("option", ["--quiet", "--json"])
-def test_programs_read_it_as_on_a_terminal(server: LiveServer, draw: Draw, option: str) -> None:
+def test_what_programs_read_is_the_same_on_a_terminal(
+    server: LiveServer, draw: Draw, option: str
+) -> None:
     words = ("account", "list", "--limit", "3", option)
     assert draw(*words).out == keyosk(server.environment, server.folder, *words).out
 

@@ -268,7 +268,9 @@ def test_audiences_may_be_repeated_in_both_spellings_and_count_once(
     assert set(claims["scope"].split()) == {todo.read, calendar.read}
 
 
-def test_a_service_on_request_is_in_a_token_that_asks(bob: Account, archive: Service) -> None:
+def test_a_service_on_request_only_is_in_a_token_that_asks_for_it(
+    bob: Account, archive: Service
+) -> None:
     for parameters in ({"audience": archive.name}, {"scope": archive.read}):
         claims = token(bob.by_key, **parameters)
         assert (claims["aud"], claims["scope"]) == (archive.audience, archive.read)
@@ -357,7 +359,9 @@ def test_a_malformed_scope_is_refused(alice: Account, scope: str) -> None:
 
 
 @table("target", ["no-such-service", "\u00e9", "a b", "x" * 300])
-def test_an_unknown_audience_is_refused(alice: Account, todo: Service, target: str) -> None:
+def test_an_audience_that_does_not_exist_is_refused(
+    alice: Account, todo: Service, target: str
+) -> None:
     for parameters in ({"audience": target}, {"resource": [todo.audience, target]}):
         assert_refused(alice.by_key.post("/auth/token", data=parameters), 400, "invalid_target")
 
@@ -809,7 +813,9 @@ def test_a_token_without_the_word_before_it_is_told_so(server: LiveServer, path:
         assert text not in answer.text
 
 
-def test_an_unknown_user_costs_what_a_password_does(server: LiveServer, alice: Account) -> None:
+def test_an_unknown_user_costs_the_work_of_a_wrong_password(
+    server: LiveServer, alice: Account
+) -> None:
     clients = [server.client(name, "not the right password") for name in ("nobody", alice.username)]
     rounds = [
         [client.post("/auth/token").elapsed.total_seconds() for client in clients] for _ in range(8)

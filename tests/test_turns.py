@@ -160,7 +160,9 @@ def test_a_turn_needs_no_folder_that_can_be_locked(tmp_path: Path) -> None:
     own.give()
 
 
-def test_a_write_is_done_without_lock(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_is_done_where_nothing_can_be_locked(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 

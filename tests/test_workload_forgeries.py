@@ -451,7 +451,9 @@ def test_a_slow_issuer_costs_others_nothing(server: LiveServer, admin: Client) -
         assert ci.asked.count(METADATA) == 1
 
 
-def test_the_last_good_keys_serve_while_one_is_away(server: LiveServer, admin: Client) -> None:
+def test_the_last_good_keys_are_used_while_an_issuer_is_away(
+    server: LiveServer, admin: Client
+) -> None:
     with platform() as ci:
         target = fresh(server, admin, ci)
         assert target.shop.show(target.token()).status_code == 200

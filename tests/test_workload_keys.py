@@ -203,7 +203,9 @@ def test_a_clock_that_was_ahead_does_not_keep_keys_from_being_fetched(
 # --- Several nodes --------------------------------------------------------------------------------
 
 
-def test_a_token_logs_in_just_once(keyosk: Installation, two: Installation, ci: Platform) -> None:
+def test_a_token_logs_in_once_on_all_nodes(
+    keyosk: Installation, two: Installation, ci: Platform
+) -> None:
     keyosk.workload_rules.change(OPERATOR, "ci", "main", {"once": True})
     token, outcomes = ci.token(), []
 
@@ -378,7 +380,9 @@ def test_a_star_in_what_says_who_it_is_stands_for_whole_steps(keyosk: Installati
         ({"Cache-Control": "max-age=600", "Age": "-1000000"}, 600),
     ],
 )
-def test_keys_are_fresh_as_long_as_the_issuer_says(headers: dict[str, str], seconds: int) -> None:
+def test_keys_are_fresh_for_as_long_as_the_issuer_says_within_bounds(
+    headers: dict[str, str], seconds: int
+) -> None:
     with platform() as ci:
         ci.answers[KEYS] = lambda handler: send(handler, b"{}", headers=headers)
         _, fresh = fetching.fetch_json(ci.issuer + KEYS, allow_private=True)

@@ -541,7 +541,9 @@ def test_an_api_key_trusts_no_issuer(shop: Shop) -> None:
         ({"name": "Bad Name"}, "name"),
     ],
 )
-def test_an_issuer_without_sense_is_refused(admin: Client, fields: dict[str, Any], at: str) -> None:
+def test_an_issuer_that_makes_no_sense_is_refused(
+    admin: Client, fields: dict[str, Any], at: str
+) -> None:
     body = {"name": unique("ci"), "issuer": "https://ci.example.com", **fields}
     problem(admin.post("/issuers", json=body), 422, at)
 
