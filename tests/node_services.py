@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import node_modules
+import waiting
 from live import Client, LiveServer, free_port
 from people import done
 from processes import execute
-from waiting import until_it_listens
 
 ROOT = Path(__file__).resolve().parent.parent
 #: tools/faults.py names a copy that has a fault.
@@ -101,16 +101,8 @@ def running(folder: Path, snippet: Snippet, issuer: str) -> Iterator[str]:
     file = folder / f"service-{port}.js"
     file.write_text(text.replace(str(BIND), str(port)))
     log = folder / f"service-{port}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["node", file.name], cwd=folder, env=clean(), stdout=output, stderr=output
-        )
-    try:
-        until_it_listens(process, port, log)
+    with waiting.running(["node", file.name], log, port=port, cwd=folder, env=clean()):
         yield f"http://127.0.0.1:{port}/todos"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 def make_todo(admin: Client) -> None:

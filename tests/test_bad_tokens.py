@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import requests
 from live import Client, LiveServer, free_port
 from people import done, make_service
 from tables import table
-from waiting import until, until_it_listens
+from waiting import running, until
 
 ROOT = Path(__file__).parent.parent
 Check = Callable[[str, str], bool]
@@ -72,24 +71,16 @@ def verify(
 
 
 @pytest.mark.slow
-def test_the_example_of_a_service_passes(server: LiveServer, admin: Client) -> None:
+def test_the_example_of_a_service_passes(server: LiveServer, admin: Client, tmp_path: Path) -> None:
     if admin.get("/services/todo").status_code == 404:
         body = {"name": "todo", "scopes": ["todo:read", "todo:write"]}
         done(admin.post("/services", json=body), 201)
     bind, port = f"127.0.0.1:{free_port()}", free_port()
-    service = subprocess.Popen(
-        [sys.executable, str(ROOT / "examples/todo_service.py")],
-        env={**os.environ, "KEYOSK_URL": f"http://{bind}", "TODO_BIND": f"127.0.0.1:{port}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        until_it_listens(service, port)
+    program = [sys.executable, str(ROOT / "examples/todo_service.py")]
+    environment = {"KEYOSK_URL": f"http://{bind}", "TODO_BIND": f"127.0.0.1:{port}"}
+    with running(program, tmp_path / "log", port=port, env={**os.environ, **environment}):
         url = f"http://127.0.0.1:{port}/todos"
         code, verdicts = verify(server, url, "todo", bind, "--revocations", "--scope", "todo:read")
-    finally:
-        service.terminate()
-        service.wait(timeout=20)
     assert (code, set(verdicts.values())) == (0, {"right"})
     assert len(verdicts) >= 30
     assert "scope-longer" in verdicts

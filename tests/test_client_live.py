@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -14,12 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
-import requests
 
 from keyosk_client import InvalidToken, LoginRefused, TokenSource, TokenUnavailable, Verifier
 from live import Client, LiveServer, free_port
 from people import PASSWORD, Person, done, make_key, make_person, make_service
-from waiting import until
+from waiting import running, until
 
 ROOT = Path(__file__).parent.parent
 
@@ -249,26 +247,10 @@ def test_a_rotation_knows_which_service_has_the_new_key(own_server: LiveServer) 
 @contextlib.contextmanager
 def example(name: str, port: int, folder: Path, **environment: str) -> Iterator[None]:
     """A program of ``examples/`` as a process of its own."""
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "examples" / name)],
-            env={**os.environ, **environment},
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        until(lambda: _answers(port))
+    program = [sys.executable, str(ROOT / "examples" / name)]
+    log = folder / f"{name}.log"
+    with running(program, log, port=port, env={**os.environ, **environment}):
         yield
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _answers(port: int) -> bool:
-    with contextlib.suppress(requests.ConnectionError):
-        requests.get(f"http://127.0.0.1:{port}/", timeout=5)
-        return True
-    return False
 
 
 def test_the_shop_calls_billing_for_its_caller(own_server: LiveServer, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from keyosk.metrics import FAMILIES
 from live import free_port
 from processes import execute
 from test_metrics import Metered, use_it
-from waiting import until
+from waiting import running, until
 
 pytestmark = pytest.mark.slow
 
@@ -287,22 +286,16 @@ class Prometheus:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        with (self.folder / "prometheus.log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    "prometheus",
-                    f"--config.file={self.folder / 'prometheus.yaml'}",
-                    f"--storage.tsdb.path={self.folder / 'data'}",
-                    f"--web.listen-address={self.url.removeprefix('http://')}",
-                ],
-                stdout=log,
-                stderr=log,
-            )
-        try:
+        command = [
+            "prometheus",
+            f"--config.file={self.folder / 'prometheus.yaml'}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--web.listen-address={self.url.removeprefix('http://')}",
+        ]
+        with running(command, self.folder / "prometheus.log"):
+            # It listens before it can answer.
+            until(lambda: requests.get(f"{self.url}/-/ready", timeout=60).ok)
             yield
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 @needs_prometheus

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import requests
 from live import LiveServer, free_port
 from processes import execute
 from test_welcome import END, ESCAPES, terminal
-from waiting import until_it_listens
+from waiting import running
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -58,21 +57,12 @@ def keyosk(tmp_path: Path) -> Iterator[LiveServer]:
 def todo_service(keyosk_url: str, folder: Path) -> Iterator[str]:
     """examples/todo_service.py as a process of its own; gives its address."""
     bind = f"127.0.0.1:{free_port()}"
-    with (folder / "todo.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "examples" / "todo_service.py")],
-            cwd=folder,
-            # PYTHONPATH is how a test run may find keyosk; this program has no use for it.
-            env={**os.environ, "TODO_BIND": bind, "KEYOSK_URL": keyosk_url, "PYTHONPATH": ""},
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        until_it_listens(process, int(bind.rpartition(":")[2]), folder / "todo.log")
+    # PYTHONPATH is how a test run may find keyosk; this program has no use for it.
+    environment = {**os.environ, "TODO_BIND": bind, "KEYOSK_URL": keyosk_url, "PYTHONPATH": ""}
+    program = [sys.executable, str(ROOT / "examples" / "todo_service.py")]
+    port = int(bind.rpartition(":")[2])
+    with running(program, folder / "todo.log", port=port, cwd=folder, env=environment):
         yield f"http://{bind}"
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
 
 
 def run_story(keyosk: LiveServer, todo: str) -> list[tuple[Block, str]]:

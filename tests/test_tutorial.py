@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from live import LiveServer, free_port
 from pasted import blocks, terminal
-from waiting import until_it_listens
+from waiting import running
 
 pytestmark = pytest.mark.slow
 
@@ -28,21 +27,10 @@ def notes_service(issuer: str, folder: Path) -> Iterator[str]:
     _, start = blocks(PAGE, "console")
     port = str(free_port())
     line = start.replace(".venv/bin/flask", f"{sys.executable} -m flask").replace("8081", port)
-    log = (folder / "notes.log").open("wb")
-    process = subprocess.Popen(
-        ["bash", "-c", f"exec {line}"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": "", "no_proxy": "127.0.0.1"},
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        until_it_listens(process, int(port), folder / "notes.log")
+    environment = {**os.environ, "PYTHONPATH": "", "no_proxy": "127.0.0.1"}
+    command, log = ["bash", "-c", f"exec {line}"], folder / "notes.log"
+    with running(command, log, port=int(port), cwd=folder, env=environment):
         yield f"127.0.0.1:{port}"
-    finally:
-        log.close()
-        process.terminate()
-        process.wait(timeout=60)
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Waiting for what happens by itself; the limits are generous, because the machine may be busy."""
 
 import socket
+import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import requests
 
@@ -32,6 +33,22 @@ def until(
                 return found
         assert time.monotonic() < deadline, log and log.read_text()
         time.sleep(pause)
+
+
+@contextmanager
+def running(
+    arguments: Sequence[str | Path], log: Path, *, port: int | None = None, **options: Any
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A program that runs meanwhile, once it listens on ``port``; what it says is in ``log``."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(arguments, stdout=output, stderr=output, **options)
+    try:
+        if port is not None:
+            until_it_listens(process, port, log)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def until_it_listens(process: Process, port: int, log: Path | None = None) -> None:
