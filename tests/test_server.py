@@ -716,6 +716,10 @@ def test_the_log_is_json_lines_that_no_input_can_forge(server: Server) -> None:
 # Requests that must be refused
 
 MALFORMED = {
+    # A proxy that lets only some paths through may take it for a part of the path.
+    "fragment": b"GET /health#.png HTTP/1.1\r\nHost: a\r\n\r\n",
+    "fragment behind a query": b"GET /health?a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "empty fragment": b"GET http://a/health# HTTP/1.1\r\nHost: a\r\n\r\n",
     "no version": b"GET /\r\nHost: a\r\n\r\n",
     "no request line": b"\r\n\r\n",
     "something else": b"HELO example.com\r\n",

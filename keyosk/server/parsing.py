@@ -235,6 +235,9 @@ class RequestParser:
         self._problem = self._problem or self._read_head()
 
     def _read_head(self) -> Problem | None:
+        # SECURITY: a proxy that lets only some paths through may take all of it for the path.
+        if b"#" in self.target:
+            return problems.MALFORMED  # RFC 9112, section 3.2
         modern = self.version == "1.1"
         hosts = length = 0
         for name, value in self.headers:

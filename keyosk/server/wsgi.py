@@ -328,7 +328,7 @@ def _variable(name: bytes) -> str:
 
 def environ_of(request: RequestParser, peer: Any, server: Any, *, base: Environ) -> Environ:
     """Return the environ of a request without its body; ``base``: the same part for all."""
-    target = request.target.decode("latin-1").partition("#")[0]
+    target = request.target.decode("latin-1")
     if not target.startswith(("/", "*")):  # http://host/path
         target = "/" + target.partition("://")[2].partition("/")[2]
     path, _, query = target.partition("?")
