@@ -1,6 +1,9 @@
 """Rights lost are lost: at once, everywhere, for good, and also for a login that was under way."""
 
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,11 @@ import pytest
 from installed import installed
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.credentials.presented import candidates
+from keyosk.credentials.throttling import Throttling
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
-from keyosk.model import OPERATOR, Grant, Scope
+from keyosk.model import OPERATOR, Grant, Principal, Scope
+from keyosk.storage.stores import Stores
 from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD, Client, LiveServer, soon, unique, wait_for
 
@@ -75,6 +80,55 @@ def test_what_is_lost_during_a_login_is_lost_for_it(
         return
     login = alice.authentication.by_secret(candidates([("alice", PASSWORD)]))
     assert alice.token_issuer.by_login(login, TokenRequest()).token.scope == left
+
+
+def _refunded(it: Installation, login: Principal) -> Callable[[], object]:
+    throttling = Throttling(it.database, Stores.of(it.database).throttling, time.time)
+    attempt = throttling.admit("alice", "192.0.2.7", seen_at=None)
+    return lambda: throttling.refund([attempt], login.account_id)
+
+
+def _refresh_session(it: Installation, login: Principal) -> Callable[[], object]:
+    granted = it.token_issuer.entitled(login, TokenRequest())
+    token = it.tokens.issue(login, granted)
+    granted = replace(granted, refresh_lifetimes=frozenset({None}))
+    return lambda: it.sessions.begin(login, granted, token, address=None)
+
+
+#: The last steps of a login, behind the last look at its account: what makes each ready.
+LAST_STEPS: dict[str, Callable[[Installation, Principal], Callable[[], object]]] = {
+    "its address becomes known": _refunded,
+    "its refresh session begins": _refresh_session,
+    "its console session begins": lambda it, login: partial(
+        it.console_sessions.begin, login, address=None, agent="", request_id=None
+    ),
+    "it waits for a second factor": lambda it, login: partial(it.pending_logins.begin, login),
+}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("step", LAST_STEPS)
+def test_an_account_that_is_deleted_at_the_end_of_a_login_is_wrong_credentials(
+    step: str, alice: Installation
+) -> None:
+    """The database finds it, as rows refer to the account. It was an internal error."""
+    login = alice.authentication.by_secret(candidates([("alice", PASSWORD)]))
+    last_step = LAST_STEPS[step](alice, login)
+    alice.accounts.remove(OPERATOR, "alice")
+    with pytest.raises(BadCredentials):
+        last_step()
+
+
+@pytest.mark.attack
+def test_an_api_key_that_is_deleted_at_the_end_of_a_login_is_wrong_credentials(
+    alice: Installation,
+) -> None:
+    made = alice.api_keys.create(OPERATOR, "alice", name="key")
+    login = alice.authentication.by_secret(candidates([("alice", made.secret)]))
+    last_step = _refresh_session(alice, login)
+    alice.api_keys.remove(OPERATOR, "alice", made.key.id)
+    with pytest.raises(BadCredentials):
+        last_step()
 
 
 class Somebody:

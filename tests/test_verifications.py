@@ -4,6 +4,11 @@ from typing import Any
 
 import pytest
 
+from keyosk.errors import NotFound
+from keyosk.ids import new_id
+from keyosk.installation import Installation
+from keyosk.model import Verification
+from keyosk.storage.stores import Stores
 from live import Client, LiveServer, unique
 from pages import logged_in
 from people import done, make_person, make_service
@@ -88,3 +93,16 @@ def test_who_may_only_read_services_reports_nothing(admin: Client) -> None:
     assert reader.put(f"/services/{todo}/verification", json=_FOUND).status_code == 403
     assert reader.get(f"/services/{todo}/verification").status_code == 404
     assert make_person(admin).login().get(f"/services/{todo}/verification").status_code == 403
+
+
+def test_a_service_that_was_deleted_meanwhile_is_not_found(installation: Installation) -> None:
+    found = Verification(
+        verified_at=0,
+        verified_by="alice",
+        url="http://127.0.0.1",
+        passed=True,
+        verdict="",
+        failed=(),
+    )
+    with pytest.raises(NotFound):
+        Stores.of(installation.database).verifications.replace(new_id(), found)

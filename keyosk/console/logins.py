@@ -60,13 +60,17 @@ class Logins:
         candidate = Candidate(username, request.form.get("password", ""), is_api_key=False)
         try:
             principal = self._installation.authentication.by_secret([candidate], address=g.address)
+            access_log.note(account=principal.account_id)
+            return self._after_password(cookies, principal)
         except BadCredentials:
             return self._ask(cookies, "The username or password is wrong.", 401)
         except Throttled as error:
             response = self._ask(cookies, error.detail, 429)
             response.headers["Retry-After"] = str(error.retry_after)
             return response
-        access_log.note(account=principal.account_id)
+
+    def _after_password(self, cookies: browser.Cookies, principal: Principal) -> Response:
+        """Begin a session, or ask for the second factor. Raises ``BadCredentials``."""
         if self._installation.second_factors.is_enrolled(principal.account_id):
             pending = self._installation.pending_logins.begin(principal)
             response = go(f"{_SECOND}?{urlencode({'next': place()})}")

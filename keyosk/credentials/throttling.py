@@ -122,7 +122,8 @@ class Throttling:
     def refund(self, attempts: Sequence[Attempt], account_id: str) -> None:
         """Take back the attempts of a login whose last attempt was right.
 
-        From now on their source is a known source of the account.
+        From now on their source is a known source of the account. Raises ``BadCredentials`` if the
+        account was deleted meanwhile.
         """
         taken = [each for attempt in attempts for each in attempt.allowances]
         if attempts[-1].is_noted and len(taken) == 1:

@@ -1,10 +1,11 @@
-"""Finds the field of a violated uniqueness constraint."""
+"""What a violated constraint means to callers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import peewee
 
-from keyosk.errors import Conflict
+from keyosk.errors import BadCredentials, Conflict
 from keyosk.storage import driver_errors
 
 
@@ -33,3 +34,15 @@ def conflict(
         ):
             return Conflict(field or column, detail)
     raise error
+
+
+@contextmanager
+def for_login() -> Iterator[None]:
+    """Enclose, or decorate, an insert for a login whose credentials have just been verified.
+
+    Raises ``BadCredentials`` if its account or API key was deleted meanwhile.
+    """
+    try:
+        yield
+    except peewee.IntegrityError as error:
+        raise BadCredentials from error

@@ -9,6 +9,7 @@ from keyosk.model import PASSWORD, ConsoleSession, ListQuery, LoginNotice, Pendi
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.compiled import parameter
+from keyosk.storage.conflicts import for_login
 from keyosk.storage.database import Database
 
 _SORTS: Final[lists.Sorts] = {"created_at": tables.ConsoleSession.id}
@@ -25,8 +26,9 @@ class ConsoleSessionStore:
         session = tables.ConsoleSession
         self._find = database.compile(session.select().where(session.digest == parameter("digest")))
 
+    @for_login()
     def add(self, session: ConsoleSession) -> None:
-        """Insert a session."""
+        """Insert a session. Raises ``BadCredentials``."""
         self._database.insert(
             tables.ConsoleSession,
             [
@@ -142,8 +144,9 @@ class PendingLoginStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @for_login()
     def add(self, login: PendingLogin) -> None:
-        """Insert a login."""
+        """Insert a login. Raises ``BadCredentials``."""
         self._database.insert(
             tables.PendingLogin,
             [

@@ -8,6 +8,7 @@ from keyosk.model import ListQuery, Session
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.compiled import parameter
+from keyosk.storage.conflicts import for_login
 from keyosk.storage.database import Database
 
 _SORTS: Final[lists.Sorts] = {"created_at": tables.Session.id}
@@ -44,8 +45,9 @@ class SessionStore:
             repeatable=False,
         )
 
+    @for_login()
     def add(self, session: Session) -> None:
-        """Insert a session."""
+        """Insert a session. Raises ``BadCredentials``."""
         self._database.insert(
             tables.Session,
             [

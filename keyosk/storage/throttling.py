@@ -18,6 +18,7 @@ from peewee import EXCLUDED, Case
 
 from keyosk.storage import tables
 from keyosk.storage.compiled import Compiled, parameter
+from keyosk.storage.conflicts import for_login
 from keyosk.storage.database import Database
 
 #: The number of known sources of an account, the latest ones.
@@ -144,8 +145,12 @@ class ThrottlingStore:
         rows = self._seen_at(username=username, source=source)
         return rows[0][0] if rows else None
 
+    @for_login()
     def trust_source(self, account_id: str, source: str, now: int) -> None:
-        """Record that the account logged in from this source at ``now`` (milliseconds)."""
+        """Record that the account logged in from this source at ``now`` (milliseconds).
+
+        Raises ``BadCredentials``.
+        """
         self._date_back_sources(account_id=account_id, now=now)
         self._see_source(account_id=account_id, source=source, now=now)
         self._forget_sources(account_id=account_id)

@@ -3,8 +3,10 @@
 import json
 from dataclasses import asdict
 
+import peewee
 from peewee import EXCLUDED
 
+from keyosk.errors import NotFound
 from keyosk.model import Verification
 from keyosk.storage import tables
 from keyosk.storage.database import Database
@@ -26,11 +28,11 @@ class VerificationStore:
         return Verification(**{**row, "failed": tuple(json.loads(row["failed"]))})
 
     def replace(self, service_id: str, found: Verification) -> None:
-        """Store a result, replacing the one before."""
+        """Store a result, replacing the one before. Raises ``NotFound``."""
         known = tables.Verification
         row = {**asdict(found), "service": service_id, "failed": json.dumps(found.failed)}
         fields = [field for field in known._meta.sorted_fields if field is not known.service]
-        self._database.write(
+        query = (
             known.insert(row)
             .on_conflict(
                 conflict_target=[known.service],
@@ -38,3 +40,7 @@ class VerificationStore:
             )
             .returning()
         )
+        try:
+            self._database.write(query)
+        except peewee.IntegrityError as error:
+            raise NotFound("There is no such service.") from error
