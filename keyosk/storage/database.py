@@ -477,12 +477,8 @@ class Database:
         else:
             self._metrics.query(time.perf_counter() - began)
             self._thread.wrote = not reads or (not is_alone and self._thread.wrote)
-            # On a full disk, SQLite can still begin a transaction, so that is no success.
-            if (
-                self._log.is_on
-                and is_alone
-                and not (self.is_sqlite and self._peewee.in_transaction())
-            ):
+            # A transaction can be begun on a full disk and on a standby, so that is no success.
+            if self._log.is_on and is_alone and not self._peewee.in_transaction():
                 self._log.end(reads=reads)
             return found
         return self._attempt(action, reads=reads)
