@@ -21,6 +21,9 @@ import psycopg
 import pytest
 import requests
 
+from installed import installed
+from keyosk.errors import Unavailable
+from keyosk.model import OPERATOR
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from postgres import PostgresServer
 from waiting import until
@@ -355,7 +358,27 @@ def small_disk(folder: Path, mebibytes: int = 8) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        # Lazily, because an installation in this process has the folder open.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_sqlite_file_that_can_be_written_again_is_written_without_a_restart(
+    tmp_path: Path,
+) -> None:
+    """As after its owner or its disk was corrected."""
+    with small_disk(tmp_path / "disk", 24) as disk:
+        url = f"sqlite:///{disk}/keyosk.db"
+        server = LiveServer(url, tmp_path)
+        server.start()
+        server.kill()  # SQLite reads a file in a read-only folder only beside its other two
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with installed(url) as keyosk:
+            assert keyosk.accounts.get("admin").username == "admin"
+            with pytest.raises(Unavailable, match="cannot be used"):
+                keyosk.roles.create(OPERATOR, name="editor")
+            assert keyosk.accounts.get("admin").username == "admin"  # over another connection
+            subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+            keyosk.roles.create(OPERATOR, name="editor")
 
 
 def fill(disk: Path) -> None:

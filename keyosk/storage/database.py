@@ -472,11 +472,17 @@ class Database:
             again = again and not self._outage.is_on and self._is_broken()
             if kind is not Kind.VALUE and not self._outage.is_on:
                 self._drop_connection()  # otherwise it would wait for the thread that probes
+            if driver_errors.is_read_only(error):
+                self._thread.is_read_only = True
             if not again:
                 raise self._failure(error, reads=reads) from error
         else:
             self._metrics.query(time.perf_counter() - began)
             self._thread.wrote = not reads or (not is_alone and self._thread.wrote)
+            if self._thread.is_read_only and not (
+                reads or (is_alone and self._peewee.in_transaction())
+            ):
+                self._thread.is_read_only = False
             # A transaction can be begun on a full disk and on a standby, so that is no success.
             if self._log.is_on and is_alone and not self._peewee.in_transaction():
                 self._log.end(reads=reads)
@@ -492,10 +498,15 @@ class Database:
         return failure
 
     def _renew_connection(self) -> None:
-        """Drop a connection from before the last outage, because it may be dead."""
+        """Drop a connection from before the last outage, because it may be dead.
+
+        And one that was opened while its SQLite file could only be read, because it stays so.
+        """
         if self._thread.outages != self._outage.number:
             self._thread.outages = self._outage.number
             self._drop_connection()
+        if self._thread.is_read_only:
+            self._peewee.close()
 
     def _is_broken(self) -> bool:
         return not self.is_sqlite and not self._peewee.is_connection_usable()

@@ -144,6 +144,12 @@ def kind(error: peewee.PeeweeException) -> Kind:
     return Kind.PASSING
 
 
+def is_read_only(error: peewee.PeeweeException) -> bool:
+    """Return whether a SQLite connection was opened while its file could only be read."""
+    name = getattr(original_of(error), "sqlite_errorname", None) or ""
+    return name.startswith("SQLITE_READONLY")
+
+
 def reason(error: BaseException) -> str:
     """Return the reason in the driver's own words, in one line.
 

@@ -77,6 +77,7 @@ class ThreadState(threading.local):
 
     outages = 0  #: the number of outages when it was opened
     wrote = False  #: whether anything was written in its transaction
+    is_read_only = False  #: whether it was opened while its SQLite file could only be read
 
 
 class SharedOutage:
