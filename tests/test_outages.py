@@ -24,6 +24,7 @@ import requests
 from installed import installed
 from keyosk.errors import Unavailable
 from keyosk.model import OPERATOR
+from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from postgres import PostgresServer
 from waiting import until
@@ -345,6 +346,21 @@ def test_a_moved_sqlite_file_is_503_and_not_replaced(what: str, then: str, tmp_p
         away.rename(place)
         wait_until(lambda: known.token().status_code == 200)
         known.is_back()
+
+
+def test_a_relative_path_is_found_in_a_folder_that_was_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By new connections, too; a name may have what a URI writes in another way."""
+    (tmp_path / "before").mkdir()
+    monkeypatch.chdir(tmp_path / "before")
+    database = Database("sqlite:///a folder/100%41.db")
+    database.create_file()
+    database.ping()
+    (tmp_path / "before").rename(tmp_path / "after")
+    database.close()
+    database.ping()
+    database.close()
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ class Database:
             # Only ``create_file`` creates one: SQLite would put an empty one in place of a file
             # that was moved, or below a mount that is gone.
             self._peewee = peewee.SqliteDatabase(
-                f"{parsed.path.absolute().as_uri()}?mode=rw",
+                f"{files.uri(parsed.path)}?mode=rw",
                 uri=True,
                 pragmas=_SQLITE_PRAGMAS,
                 timeout=turns.LONGEST,

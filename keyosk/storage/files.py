@@ -4,6 +4,7 @@ import os
 import pwd
 import stat
 import time
+import urllib.parse
 from pathlib import Path
 from typing import Final
 
@@ -64,6 +65,15 @@ def exists(path: Path) -> bool:
     if not os.access(path, os.R_OK | os.W_OK):  # SQLite's error says less
         raise DatabaseUnusable(_refused(path))
     return True
+
+
+def uri(path: Path) -> str:
+    """Return the URI of a file for SQLite; that of a relative path is relative, too.
+
+    A folder that was renamed is found by it, as ``OpenedFile`` finds it.
+    """
+    quoted = urllib.parse.quote(os.fsencode(path))
+    return f"file://{quoted}" if path.is_absolute() else f"file:{quoted}"
 
 
 class OpenedFile:
