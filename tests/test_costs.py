@@ -43,8 +43,8 @@ class Cost:
 LIMITS: Final = {
     "token by API key": Cost(1, 298, 1),
     "token by password": Cost(4, 483, 20),
-    "JWK set": Cost(1, 169, 0),
-    "JWK set not modified": Cost(1, 195, 0),
+    "JWK set": Cost(1, 170, 0),
+    "JWK set not modified": Cost(1, 196, 0),
     "account by Bearer": Cost(2, 347, 2),
     "introspection": Cost(2, 352, 3),
     "forward-auth by Bearer": Cost(1, 317, 2),

@@ -18,7 +18,7 @@ from keyosk.credentials import api_key_format
 from keyosk.installation import Installation
 from keyosk.metrics import SharedCounts
 from keyosk.model import OPERATOR, Grant
-from keyosk.web.application import runs_in_loop
+from keyosk.web.application import is_instant, runs_in_loop
 from keyosk.web.middleware import LEAVE_LOOP
 from live import ADMIN_PASSWORD
 from people import PASSWORD
@@ -159,7 +159,6 @@ def test_a_transaction_and_a_closed_connection_leave_the_loop(keyosk: Installati
         ("GET", "/accounts/", "bearer", False),
         ("GET", "/accounts", "bearer", False),
         ("GET", "/audit", "bearer", False),
-        ("GET", "/health/live", "basic", False),
     ],
 )
 def test_which_requests_the_loop_answers(
@@ -182,7 +181,18 @@ def test_which_requests_the_loop_answers(
 
 
 def test_what_is_in_memory_is_answered_in_the_loop_whatever_the_database() -> None:
-    assert runs_in_loop({"PATH_INFO": "/health/live", "REQUEST_METHOD": "GET"}, reads_files=False)
+    live = {"PATH_INFO": "/health/live", "REQUEST_METHOD": "GET"}
+    assert runs_in_loop(live, reads_files=False)
+    assert runs_in_loop({**live, "HTTP_AUTHORIZATION": "Basic eDp5"}, reads_files=False)
+
+
+@table(
+    "path", ["/auth/jwks", "/auth/keys/x.pem", "/openapi.json", "/docs/start.js", "/health/live"]
+)
+def test_what_is_public_has_a_thread_of_its_own_whatever_the_request_carries(path: str) -> None:
+    environ = {"PATH_INFO": path, "REQUEST_METHOD": "GET"}
+    assert is_instant(environ)
+    assert is_instant({**environ, "HTTP_AUTHORIZATION": "Bearer x"})
 
 
 def test_what_a_bearer_token_reads_is_answered_in_the_loop(
@@ -212,12 +222,9 @@ def test_what_a_bearer_token_reads_is_answered_in_the_loop(
         ask("PATCH", "/accounts/alice", admin["access_token"], json={"display_name": "A"})
 
 
-def test_the_key_set_is_answered_in_the_loop_unless_somebody_asks_the_database(
-    keyosk: Installation, client: FlaskClient
-) -> None:
-    asking = keyosk.signing_keys._asking
+@table("header", [None, "Bearer x", "Basic eDp5", "Digest x"])
+def test_the_key_set_is_answered_in_the_loop(client: FlaskClient, header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header}
     assert client.get("/auth/jwks").status_code == 200  # the keys are read
-    assert client.get("/auth/jwks", environ_overrides=IN_LOOP).status_code == 200
-    with asking, pytest.raises(Left):
-        client.get("/auth/jwks", environ_overrides=IN_LOOP)
-    assert not asking.locked()
+    answer = client.get("/auth/jwks", headers=headers, environ_overrides=IN_LOOP)
+    assert answer.status_code == 200

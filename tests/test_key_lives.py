@@ -554,6 +554,37 @@ def test_who_logs_in_to_fetch_is_known_by_its_service(present: Installation, sch
     assert present.rotation.not_seen_by(key) == ([] if known else ["todo"])
 
 
+def test_a_key_set_does_not_wait_for_the_login_that_it_was_fetched_with(
+    present: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = app.create_app(present).test_client()
+    bot = present.grants.create_account(OPERATOR, [], username="todo-bot")
+    secret = present.api_keys.create(OPERATOR, bot.id, name="key").secret
+    tried: list[Any] = []
+
+    def by_secret(candidates: Any, **_: Any) -> Any:
+        tried.append(candidates)
+        raise Unavailable("The database is not available.")
+
+    monkeypatch.setattr(present.authentication, "by_secret", by_secret)
+    for _ in range(200):
+        assert client.get("/auth/jwks", auth=("todo-bot", secret)).status_code == 200
+    assert tried == []
+    present.rotation.advance()
+    assert len(tried) == 50
+    present.rotation.advance()
+    assert len(tried) == 50
+
+
+def test_nobody_has_a_password_hashed_by_fetching_a_key_set(
+    present: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = app.create_app(present).test_client()
+    monkeypatch.setattr(present.authentication, "by_secret", None)
+    assert client.get("/auth/jwks", auth=("admin", "a password")).status_code == 200
+    present.rotation.advance()
+
+
 def test_a_rotation_waits_no_longer_than_its_limit(keyosk: Installation, clock: Clock) -> None:
     client = app.create_app(keyosk).test_client()
     keyosk.services.create(OPERATOR, name="todo")

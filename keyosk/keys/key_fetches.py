@@ -1,9 +1,11 @@
 """Records which signing keys the services have fetched, if they identify themselves."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from keyosk import clocks
+from keyosk.errors import KeyoskError
 from keyosk.ids import is_id
 from keyosk.model import NAME
 from keyosk.storage.signing_keys import SigningKeyStore
@@ -12,6 +14,8 @@ from keyosk.storage.signing_keys import SigningKeyStore
 _RESOLUTION: Final = 300
 #: The most names that wait to be looked up, because anyone can invent names.
 _MOST: Final = 1_000
+#: The most logins that wait to be looked up, because each costs a few statements.
+_MOST_LOGINS: Final = 50
 
 
 class KeyFetches:
@@ -22,6 +26,7 @@ class KeyFetches:
         self._clock = clock
         self._seen: dict[str, tuple[str, ...]] = {}
         self._written: dict[str, tuple[tuple[str, ...], float]] = {}
+        self._logins: deque[tuple[Callable[[], Iterable[str]], tuple[str, ...]]] = deque()
 
     def record(self, service: str, kids: tuple[str, ...]) -> None:
         """Note that a service, by name or id, fetched these keys; this never waits."""
@@ -33,13 +38,35 @@ class KeyFetches:
         if (known != kids or again) and len(self._seen) < _MOST:
             self._seen[service] = kids
 
+    def record_login(self, services: Callable[[], Iterable[str]], kids: tuple[str, ...]) -> None:
+        """Note that the services of a login fetched these keys; this never waits.
+
+        ``services`` returns them, by name or id, and is called later. It may wait, and may raise
+        ``KeyoskError`` for a login that proves nothing.
+        """
+        if len(self._logins) < _MOST_LOGINS:
+            self._logins.append((services, kids))
+
     def write(self) -> None:
         """Store the new fetches."""
+        self._identify()
         while self._seen:
             service, kids = self._seen.popitem()
             now = self._clock()
             if self._store.record_fetch(service, kids, int(now)):
                 self._written[service] = (kids, now)
+
+    def _identify(self) -> None:
+        for _ in range(len(self._logins)):
+            try:
+                services, kids = self._logins.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                for service in services():
+                    self.record(service, kids)
+            except KeyoskError:
+                pass  # the keys are for everybody, so nobody is told
 
     def lacking(self, kid: str) -> list[str]:
         """Return the services that have not fetched a key yet, by name."""

@@ -8,7 +8,7 @@ make every writer wait, so it happens before the transaction; a key that turns o
 is discarded.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -96,6 +96,12 @@ class Rotation:
         It never waits for the database: new fetches are stored a moment later.
         """
         self._key_fetches.record(service, kids)
+
+    def record_fetch_by_login(
+        self, services: Callable[[], Iterable[str]], kids: tuple[str, ...]
+    ) -> None:
+        """Record the same for a login; ``services``: see ``KeyFetches.record_login``."""
+        self._key_fetches.record_login(services, kids)
 
     def rotate(
         self,

@@ -7,7 +7,6 @@ key; ``private_keys`` stores the private keys.
 """
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from typing import Final
 from keyosk import clocks, delays
 from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
 from keyosk.keys import material
+from keyosk.keys.confirmation import Confirmation
 from keyosk.keys.hsm import HsmKey
 from keyosk.keys.key_set import KeySet, Signer, Verifier, verifier_of
 from keyosk.keys.material import PrivateKey
@@ -31,7 +31,6 @@ MOST: Final = 5
 FRESH: Final = 1.0
 #: Seconds after which every process has read a new key.
 SPREAD: Final = 2
-_LONGEST_ASKING: Final = 0.25  # seconds
 _FAR: Final = 2**62
 
 _log = logging.getLogger(__name__)
@@ -58,9 +57,7 @@ class SigningKeys:
         self._current: KeySet | None = None
         self._refreshed = 0.0
         self._in_background = False
-        #: When the database was last asked for the number of compromised keys, and that number.
-        self._confirmed = (-math.inf, 0)
-        self._asking = threading.Lock()
+        self._confirmation = Confirmation(store)
         self._reading = threading.RLock()
         self._replacing = threading.Lock()
 
@@ -83,26 +80,13 @@ class SigningKeys:
     def confirmed(self, since: float | None = None) -> tuple[KeySet, bool]:
         """Return the key set, and whether the database confirms that no key in it is stolen.
 
-        If the database does not respond in time, it is not confirmed: then nobody may cache the
-        set. ``since``: the time of the request by ``time.monotonic``. A confirmation counts if the
-        database was asked after it, even for another request.
+        If the database does not respond in time, it is not confirmed. ``since``: the time of the
+        request by ``time.monotonic``. A confirmation counts if the database was asked after it,
+        even for another request.
         """
-        asked, compromised = self._confirmed
-        # SECURITY: a request that begins after a key was declared stolen gets a set without it. So
-        # the time at which the database was asked counts, not that of its response.
-        if since is None or since > asked:
-            # One at a time, so that the others do not wait for a database that hangs.
-            if not self._asking.acquire(blocking=False):
-                delays.before_waiting()
-                if not self._asking.acquire(timeout=_LONGEST_ASKING):
-                    return self.current, False
-            try:
-                asked, compromised = time.monotonic(), self._store.compromised()
-                self._confirmed = (asked, compromised)
-            except Unavailable:
-                return self.current, False
-            finally:
-                self._asking.release()
+        compromised = self._confirmation.number(since)
+        if compromised is None:
+            return self.current, False
         try:
             return self._current_with(compromised), True
         except Unavailable:
@@ -187,6 +171,7 @@ class SigningKeys:
         No request waits for it; while the database is unavailable the set stays as it was.
         """
         self._in_background = True
+        self._confirmation.start()
 
         def run() -> None:
             while True:

@@ -312,8 +312,7 @@ def _options() -> Response:
 def is_instant(environ: Mapping[str, Any]) -> bool:
     """Return whether a request cannot hang, so that it may use the reserved thread."""
     path = environ["PATH_INFO"]
-    known = path in _INSTANT or path.startswith(_INSTANT_BELOW)
-    return known and "HTTP_AUTHORIZATION" not in environ
+    return path in _INSTANT or path.startswith(_INSTANT_BELOW)
 
 
 def runs_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
@@ -326,7 +325,7 @@ def runs_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
     path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
     shown = environ.get("HTTP_AUTHORIZATION")
     if path in _MEMORY:
-        return shown is None and method in ("GET", "HEAD")
+        return method in ("GET", "HEAD")
     head, _, name = path.rpartition("/")
     if not reads_files or not (path in _READS_LITTLE or (name and head in _READS_LITTLE_BELOW)):
         return False

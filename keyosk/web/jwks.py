@@ -1,16 +1,18 @@
 """Public keys, which require no login and no database."""
 
 import re
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
-from flask import Request, Response, request
+from flask import Request, Response, g, request
 from werkzeug.datastructures import MultiDict
 
-from keyosk.errors import Invalid, KeyoskError, NotFound, Unavailable
+from keyosk.credentials.presented import Credentials
+from keyosk.errors import Invalid, NotFound, Unavailable
 from keyosk.keys.key_set import Document, KeySet
 from keyosk.keys.signing_keys import FRESH, SPREAD
-from keyosk.model import TokenPolicy
-from keyosk.web import access, authorization
+from keyosk.web import authorization
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.responses import WholeResponse, public_response
@@ -37,9 +39,9 @@ class JwksResource(Endpoint):
     def get(self) -> Response:
         """Return the published keys; the key that signs now comes first.
 
-        With ``format=pem``, only the key that signs now is returned, as PEM. ``service``, or a
-        login with the account that acts for a service, identifies the service: a rotation can
-        wait for it.
+        With ``format=pem``, only the key that signs now is returned, as PEM. ``service``, or an
+        API key or token of the account that acts for a service, identifies the service: a rotation
+        can wait for it.
         """
         # Not through the proxy, and nothing taken apart that most do not send: this is a hot path.
         asked: Request = request._get_current_object()  # type: ignore[attr-defined]
@@ -47,8 +49,7 @@ class JwksResource(Endpoint):
         if asked.query_string or "HTTP_AUTHORIZATION" in asked.environ:
             if _parameter(asked.args, "format", ("jwk", "pem")) == "pem":
                 return _pem(keys.public_pem(keys.default.kid), confirmed=confirmed)
-            for service in self._callers(asked.args.getlist("service")):
-                self.installation.rotation.record_fetch(service, keys.document.kids)
+            self._record(asked.args.getlist("service"), keys.document.kids)
         return self.set_response(keys, keys.document, confirmed=confirmed)
 
     def set_response(self, keys: KeySet, document: Document, *, confirmed: bool) -> Response:
@@ -72,25 +73,37 @@ class JwksResource(Endpoint):
         response.set_etag(document.digest)
         return response
 
-    def _callers(self, named: list[str]) -> list[str]:
-        """Return the services that fetch, if they identify themselves: ``named``, or by a login.
+    def _record(self, named: Sequence[str], kids: tuple[str, ...]) -> None:
+        """Record the services that fetch, if they identify themselves: by name, or by a login.
 
-        A failed login is ignored, because the keys are public.
+        The response does not depend on a login, so it does not wait for the database that a login
+        needs.
         """
-        try:
-            return named + [each.name for each in self._acting()]
-        except KeyoskError:
-            return named
-
-    def _acting(self) -> list[TokenPolicy]:
+        rotation = self.installation.rotation
+        for service in named:
+            rotation.record_fetch(service, kids)
         shown = authorization.credentials()
-        if not shown.scheme:
-            return []
-        if shown.scheme == "bearer":
-            account = self.installation.tokens.verify(shown.token or "", audience=None).account_id
+        if shown.token is not None or any(each.is_api_key for each in shown.candidates):
+            login = partial(self._services, shown, address=g.address, request_id=g.request_id)
+            rotation.record_fetch_by_login(login, kids)
+
+    def _services(
+        self, shown: Credentials, *, address: str | None, request_id: str
+    ) -> Iterator[str]:
+        """Yield the services that a login acts for. Raises ``KeyoskError`` if it proves nothing."""
+        if shown.token is not None:
+            account = self.installation.tokens.verify(shown.token, audience=None).account_id
+        elif shown.scheme == "basic":
+            # No password: everybody could have Keyosk hash for a document that is public.
+            keys = [each for each in shown.candidates if each.is_api_key]
+            authentication = self.installation.authentication
+            proven = authentication.by_secret(keys, address=address)
+            authentication.record_use(proven, address=address, request_id=request_id)
+            account = proven.account_id
         else:
-            account = access.login(self.installation).account_id
-        return self.installation.services.policies_acted_for(account)
+            return
+        for policy in self.installation.services.policies_acted_for(account):
+            yield policy.name
 
 
 class ServiceJwksResource(JwksResource):

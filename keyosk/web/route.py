@@ -63,8 +63,8 @@ class Route:
     """One path.
 
     ``oauth``: its errors are those of RFC 6749 section 5.2. ``streams``: bodies of any size pass
-    through it, piece by piece, and it takes its time. ``instant``: without a login it can do
-    without a database that hangs. ``memory``: it reads nothing but this process's memory.
+    through it, piece by piece, and it takes its time. ``instant``: it can do without a
+    database that hangs. ``memory``: it reads nothing but this process's memory.
     ``reads_little``: unless it writes, all that it does is to read a few rows of the database.
     """
 
