@@ -80,9 +80,10 @@ class SigningKeys:
     def confirmed(self, since: float | None = None) -> tuple[KeySet, bool]:
         """Return the key set, and whether the database confirms that no key in it is stolen.
 
-        If the database does not respond in time, it is not confirmed. ``since``: the time of the
-        request by ``time.monotonic``. A confirmation counts if the database was asked after it,
-        even for another request.
+        If the database does not respond in time, it is not confirmed: a key in it may have been
+        declared stolen elsewhere, so nobody may keep it for longer than a key set may be out of
+        date here (``FRESH``). ``since``: the time of the request by ``time.monotonic``. A
+        confirmation counts if the database was asked after it, even for another request.
         """
         compromised = self._confirmation.number(since)
         if compromised is None:

@@ -23,6 +23,8 @@ _EXAMPLE: Final = "-----BEGIN PUBLIC KEY-----\nMFkw...\n-----END PUBLIC KEY-----
 #: As the server has it: a moment after the client sent the request, by ``time.monotonic``.
 _ARRIVED: Final = "server.arrived"
 _MAX_AGE: Final = 300  # seconds that a verifier may keep the set
+#: For how long a cache may return the set while Keyosk cannot (``revocations.KEY_ENTRY_LIVES``).
+_IF_ERROR: Final = "stale-if-error=86400"
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -64,11 +66,14 @@ class JwksResource(Endpoint):
         # A rotation may be requested at any time, so no verifier may keep the set for longer than
         # the next key is published before it signs.
         ahead = self.installation.rotation.policy.publish_ahead - SPREAD
-        # SECURITY: a key that was just declared compromised elsewhere may still be in the set.
+        # SECURITY: a key that was just declared compromised elsewhere may still be in the set. So
+        # caches ask again after a second (RFC 9111 section 4.2), and drop it with the first answer
+        # that they get. They keep it instead of an error (RFC 5861 section 4) as long as any other:
+        # without it they would return the error, or an older set, which is no safer.
         longest = _MAX_AGE if confirmed else int(FRESH)
         response = WholeResponse(document.text, content_type="application/json")
         response.headers["Cache-Control"] = (
-            f"public, max-age={max(0, min(longest, left, ahead))}, stale-if-error=86400"
+            f"public, max-age={max(0, min(longest, left, ahead))}, {_IF_ERROR}"
         )
         response.set_etag(document.digest)
         return response
