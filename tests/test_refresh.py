@@ -209,6 +209,28 @@ def test_scopes_that_were_lost_are_gone_and_new_ones_are_not_added(
     assert claims(body)["aud"] == todo
 
 
+def test_a_session_without_grants_goes_on_without_scopes_as_a_login_does(
+    server: LiveServer, admin: Client, alice: Person, todo: str
+) -> None:
+    """It ends with its login (RFC 6749 section 6). Grants that lapse for a while log nobody out."""
+    scopes = [f"{todo}:read", f"{todo}:write"]
+    token = begin(alice, scope=f"offline_access {scopes[0]}")["refresh_token"]
+    done(admin.patch(f"{alice.path}/grants", json={"remove": {"scopes": scopes}}))
+
+    body = done(refresh(server.client(), token))
+    login = begin(alice, audience=todo)
+    for each in (body, login):
+        assert (each["scope"], claims(each)["scope"]) == ("offline_access", "offline_access")
+        assert (claims(each)["aud"], claims(each)["sub"]) == (todo, alice.id)
+    token = body["refresh_token"]
+    # What is lost is refused by name, and uses nothing up.
+    refused(refresh(server.client(), token, scope=scopes[0]), "invalid_scope")
+
+    done(admin.patch(f"{alice.path}/grants", json={"add": {"scopes": scopes}}))
+    body = done(refresh(server.client(), token))
+    assert set(body["scope"].split()) == {scopes[0], "offline_access"}
+
+
 @pytest.mark.parametrize(
     "loss", ["disabled", "deleted", "password", "no password", "tokens", "session", "refreshing"]
 )
