@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from keyosk.errors import Unavailable
 from keyosk.storage import turns
 from keyosk.storage.database import Database
 from keyosk.storage.turns import Turns
+from waiting import until
 
 #: Three threads of another process, each of which writes again as soon as it can.
 BUSY = """
@@ -125,19 +127,70 @@ def test_who_waits_in_vain_is_told_that_the_database_is_not_available(
     assert [str(error) for error in found] == ["The database is not available."]
 
 
-def test_a_command_gives_up_where_another_was_stopped_in_the_middle(
+def test_whoever_waits_for_a_process_that_was_stopped_in_its_turn_gives_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert threading.current_thread() is threading.main_thread()
+    """In a command and in a thread of the server: ``flock`` itself has no deadline."""
     own, stopped = Turns(tmp_path / "keyosk.db"), Turns(tmp_path / "keyosk.db")
+    found: list[peewee.OperationalError] = []
+
+    def take() -> None:
+        try:
+            own.take()
+        except peewee.OperationalError as error:
+            found.append(error)
+
     stopped.take()
     monkeypatch.setattr(turns, "LONGEST", 0.05)
-    with pytest.raises(peewee.OperationalError, match="locked"):
-        own.take()
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    thread.join(10)
+    gave_up = not thread.is_alive()
+    if gave_up:
+        take()  # the main thread, as in a command
     stopped.give()
-    monkeypatch.undo()
-    own.take()
-    own.give()
+    thread.join(30)
+    assert gave_up
+    assert [str(error) for error in found] == ["database is locked"] * 2
+
+
+def test_a_turn_that_comes_after_whoever_wanted_it_gave_up_is_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, stopped = Turns(tmp_path / "keyosk.db"), Turns(tmp_path / "keyosk.db")
+
+    def give_up() -> None:
+        stopped.take()
+        with monkeypatch.context() as patched:
+            patched.setattr(turns, "LONGEST", 0.01)
+            with pytest.raises(peewee.OperationalError):
+                own.take()
+        stopped.give()
+
+    def came() -> bool:
+        return own._waiter is not None and not own._waiter.is_waiting
+
+    for _ in range(20):
+        give_up()
+        own.take()  # it may come before the thread that still waits for it
+        until(came)
+        assert not is_free(tmp_path)
+        own.give()
+    give_up()
+    until(came)
+    assert is_free(tmp_path)  # nobody here wants it
+
+
+def is_free(folder: Path) -> bool:
+    """Whether another process could take its turn."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def test_a_late_one_gives_its_turn_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

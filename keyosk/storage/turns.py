@@ -10,13 +10,11 @@ import os
 import threading
 import time
 import weakref
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import peewee
-
-from keyosk.alarms import alarm
 
 #: Seconds that a writer waits for another.
 LONGEST: Final = 4.0
@@ -33,6 +31,7 @@ class Turns:
         self._folder = file.parent
         self._threads = threading.Lock()
         self._handle: int | None = None
+        self._waiter: _Waiter | None = None
 
     def take(self) -> None:
         """Wait for the turn of this thread. Raises ``peewee.OperationalError`` as SQLite does."""
@@ -41,13 +40,15 @@ class Turns:
             raise _locked()
         try:
             handle = self._open() if self._handle is None else self._handle
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # Without a deadline in a thread of the server: it waits for as long as another
-                # process holds it, and all others of this process only so long for this thread.
-                with _deadline():
-                    fcntl.flock(handle, fcntl.LOCK_EX)
+            # An earlier thread may have given up, and then the waiter still waits.
+            if self._waiter is not None and self._waiter.is_waiting:
+                self._waiter.wait(began + LONGEST - time.monotonic())
+            else:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self._waiter = self._waiter or _Waiter(handle)
+                    self._waiter.wait(began + LONGEST - time.monotonic())
         except OSError:
             pass  # no locks or descriptors here: SQLite's own lock is enough
         except BaseException:
@@ -75,14 +76,45 @@ class Turns:
         return self._handle
 
 
-def _deadline() -> AbstractContextManager[None]:
-    """Limit the wait of a command, because another process may be stopped (Ctrl-Z).
+class _Waiter:
+    """A thread that waits for the lock on the folder in the place of others.
 
-    Only its main thread can have an alarm; in that of the server nothing is written.
+    ``flock`` has no deadline, and another process may be stopped in its turn (Ctrl-Z). To try again
+    and again instead would let that process overtake, whose threads know when the lock is free.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return nullcontext()
-    return alarm(LONGEST, _locked)
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self._changed = threading.Condition()
+        #: Whether it waits for the lock; until it does not, nobody else here may take the lock.
+        self.is_waiting = False
+        self._is_wanted = False
+        threading.Thread(target=self._run, name="turns", daemon=True).start()
+
+    def wait(self, seconds: float) -> None:
+        """Take the lock. Raises ``peewee.OperationalError`` if that takes longer."""
+        with self._changed:
+            self._is_wanted = self.is_waiting = True
+            self._changed.notify_all()
+            try:
+                if not self._changed.wait_for(lambda: not self.is_waiting, seconds):
+                    raise _locked()
+            finally:
+                self._is_wanted = False
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self.is_waiting)
+            with suppress(OSError):  # no locks here: SQLite's own lock is enough
+                fcntl.flock(self._handle, fcntl.LOCK_EX)
+            with self._changed:
+                if not self._is_wanted:
+                    with suppress(OSError):
+                        fcntl.flock(self._handle, fcntl.LOCK_UN)
+                # Last, because whoever finds that it does not wait takes the lock.
+                self.is_waiting = False
+                self._changed.notify_all()
 
 
 def _locked() -> peewee.OperationalError:
