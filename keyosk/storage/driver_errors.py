@@ -181,6 +181,11 @@ def failure(error: peewee.DatabaseError) -> Exception:
     return Unavailable("The database is not available.", reason=reason(error))
 
 
+def is_disk_full(error: peewee.DatabaseError) -> bool:
+    """Return whether PostgreSQL has no room for a write. Others may have; SQLite refuses all."""
+    return getattr(original_of(error), "sqlstate", None) == "53100"
+
+
 def is_lasting(text: str) -> bool:
     """Return whether libpq's text means that no connection will succeed."""
     return _LASTING_TEXT.search(text) is not None

@@ -19,6 +19,9 @@ _PAUSE: Final = 1.0  # seconds between two tries
 #: Seconds that an outage of reads lasts at least: a server that dies has statements that still
 #: succeed. Something is read each second, so that the end is still seen soon.
 _SHORTEST: Final = 1.0
+#: Seconds that an outage by a full disk lasts after the last write that was refused: others, which
+#: find room in pages that are there already, succeed in between.
+_FULL: Final = 60.0
 
 
 class Outage:
@@ -116,15 +119,18 @@ class OutageLog:
         self._shared = shared
         self._lock = threading.Lock()
         self._logged: dict[bool, float] = {}
+        self._full_until = 0.0
         self._is_started = False
         #: Whether there is an outage to end; all that a success looks at.
         self.is_on = False
 
-    def begin(self, failure: Unavailable, *, reads: bool) -> None:
-        """Record that a statement failed; ``reads``: it only reads."""
+    def begin(self, failure: Unavailable, *, reads: bool, is_full: bool = False) -> None:
+        """Record that a statement failed; ``reads``: it only reads. ``is_full``: the disk is."""
         # If this ends the start of a process, the process itself reports it.
         is_reported = isinstance(failure, DatabaseUnusable) and not self._is_started
         with self._lock:
+            if is_full:
+                self._full_until = time.monotonic() + _FULL
             if self._logged or failure.reason is None or is_reported:
                 return
             self._logged[reads] = time.monotonic()
@@ -138,7 +144,8 @@ class OutageLog:
         with self._lock:
             if not self._logged or (reads and False in self._logged):
                 return
-            if time.monotonic() - self._logged.get(True, 0.0) < _SHORTEST:
+            now = time.monotonic()
+            if now - self._logged.get(True, 0.0) < _SHORTEST or now < self._full_until:
                 return
             self._logged.clear()
             self.is_on = False

@@ -1,0 +1,49 @@
+"""When an outage of the database begins and ends for the log."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from keyosk.errors import Unavailable
+from keyosk.storage import outage
+from keyosk.storage.outage import OutageLog
+
+FULL = Unavailable("The database is not available.", reason="no room")
+
+
+class Clock:
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(outage, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_writes_that_succeed_on_a_full_disk_do_not_end_its_outage(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = OutageLog()
+    for _ in range(5):
+        log.begin(FULL, reads=False, is_full=True)
+        clock.now += 50
+        log.end(reads=False)
+    assert (log.is_on, len(caplog.records)) == (True, 1)
+    clock.now += 11
+    log.end(reads=True)  # a read tells nothing of writes
+    assert log.is_on
+    log.end(reads=False)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert not log.is_on
+
+
+def test_another_outage_of_writes_ends_with_the_first_that_succeeds(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = OutageLog()
+    log.begin(FULL, reads=False)
+    log.end(reads=False)
+    assert (log.is_on, len(caplog.records)) == (False, 2)
