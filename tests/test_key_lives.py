@@ -876,6 +876,20 @@ def rotated(admin: Client) -> bool:
 
 
 @pytest.mark.slow
+def test_every_process_knows_the_key_after_a_stolen_one(database_url: str, tmp_path: Path) -> None:
+    with LiveServer(database_url, tmp_path, workers="4") as server:
+        login = server.client("admin", ADMIN_PASSWORD)
+        for _ in range(3):
+            (stolen,) = done(server.client().get("/auth/jwks"))["keys"]
+            assert server.run("signing-key", "compromise", stolen["kid"]).returncode == 0
+            answer = login.post("/auth/token", data={"audience": "keyosk"})
+            token = done(answer)["access_token"]
+            # A connection each, so that each worker gets some.
+            asked = [Client(server.url, token=token).get("/accounts/me") for _ in range(16)]
+            assert [each.status_code for each in asked] == [200] * 16
+
+
+@pytest.mark.slow
 def test_no_request_of_a_thousand_uses_a_stolen_key(database_url: str, tmp_path: Path) -> None:
     with LiveServer(database_url, tmp_path, workers="4") as server:
         admin = server.admin()

@@ -107,10 +107,11 @@ class SigningKeys:
             keys = self.current
             signer = keys.signers[algorithm or self.algorithm]
         # SECURITY: the response waits until every process has published the key. The very first
-        # key is an exception, because there is no other. The stored second may just have begun.
+        # key is an exception, because there was no other. The stored second may just have begun.
+        is_first = not keys.compromised and signer.published_at <= keys.every[0].published_at
         wait = signer.published_at + 1 + SPREAD - self._clock()
         # A longer wait means that a clock that was ahead published the key, which was earlier.
-        if 0 < wait <= 1 + SPREAD and signer.published_at > keys.every[0].published_at:
+        if 0 < wait <= 1 + SPREAD and not is_first:
             delays.delay_response(wait)
         return signer
 
