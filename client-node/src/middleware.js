@@ -2,7 +2,6 @@
 import { ApiKeySent, InsufficientScope, InvalidToken, NoToken, Unavailable } from "./errors.js";
 import { Verifier } from "./verifier.js";
 
-const API_KEY = "This is an API key. Get a token with it from Keyosk, and send that.";
 const SCOPE = /^[\x21\x23-\x5b\x5d-\x7e]+$/; // RFC 6749 section 3.3
 
 /** What the middleware of every framework has in common. */
@@ -19,7 +18,7 @@ export class Guard {
       try {
         const [, text] = /^Bearer +(\S.*?) *$/i.exec(authorization ?? "") ?? [];
         if (text === undefined) throw new NoToken("The request has no Bearer token.");
-        if (text.startsWith("kysk_")) throw new ApiKeySent("The request has an API key in the place of a token.");
+        if (text.startsWith("kysk_")) throw new ApiKeySent("This is an API key. Get a token with it from Keyosk, and send that.");
         const token = await this.verifier.verify(text);
         token.require(...scopes);
         return { token };
@@ -37,15 +36,11 @@ export class Guard {
       body: { error: code, error_description: description },
     });
     const challenge = (parameters) => ({ "WWW-Authenticate": realm + parameters });
-    if (error instanceof NoToken) {
-      // Without an error code: the client did not know yet (RFC 6750 section 3.1).
-      return refuse(401, "token_required", "This needs a Bearer token.", challenge(""));
-    }
-    if (error instanceof InvalidToken) {
-      // What is wrong with a token is for no caller to know.
-      const description = error instanceof ApiKeySent ? API_KEY : "The token is not valid.";
-      return refuse(401, "invalid_token", description, challenge(', error="invalid_token"'));
-    }
+    // Without an error code: the client did not know yet (RFC 6750 section 3.1).
+    if (error instanceof NoToken) return refuse(401, "token_required", "This needs a Bearer token.", challenge(""));
+    // What is wrong with a token is for no caller to know.
+    const told = error instanceof ApiKeySent ? error.message : "The token is not valid.";
+    if (error instanceof InvalidToken) return refuse(401, "invalid_token", told, challenge(', error="invalid_token"'));
     if (error instanceof InsufficientScope) {
       const header = challenge(`, error="insufficient_scope", scope="${error.scope}"`);
       return refuse(403, "insufficient_scope", `This needs the scope ${error.scope}.`, header);
