@@ -1,10 +1,12 @@
 """Fixtures that more than one test file uses."""
 
+import atexit
 import gc
 import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,6 +58,24 @@ def _use_memory() -> None:
 
 
 _use_memory()
+
+
+def _use_own_slots() -> None:
+    """Give each worker of xdist a temporary folder, where Keyosk has the slots of its hashes.
+
+    All processes of a user on a machine share them. So a test that sends many passwords at once had
+    the logins of other workers' tests wait until they were refused.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    folder = tempfile.mkdtemp(prefix="keyosk-tests-")
+    Path(folder).chmod(0o1777)  # as /tmp: some tests run programs as another user
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["TMPDIR"] = folder
+    tempfile.tempdir = None  # to be looked up again
+
+
+_use_own_slots()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
