@@ -5,15 +5,15 @@ names are not available at once, there are none.
 """
 
 import re
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import click
 from click.shell_completion import CompletionItem
 
-from keyosk.alarms import alarm
 from keyosk.cli import global_options, shared
 
 if TYPE_CHECKING:
@@ -50,10 +50,21 @@ def _completing(look: _Look) -> Complete:
     return complete
 
 
-def _deadline() -> AbstractContextManager[None]:
+@contextmanager
+def _deadline() -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise TimeoutError
+
     if global_options.server() is None:  # the local database has time limits of its own
-        return nullcontext()
-    return alarm(_SECONDS, TimeoutError)
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _accounts(client: "Client", _: click.Context, incomplete: str) -> _Found:
