@@ -117,9 +117,7 @@ class Report:
     summary: str
 
 
-def check(
-    url: str, kit: Kit, *, revocations: bool, scope: str | None, patience: float = 0
-) -> Report:
+def check(url: str, kit: Kit, *, revocations: bool, scope: str | None, wait: float = 0) -> Report:
     """Send every token of a kit to a service and judge the responses.
 
     Args:
@@ -128,11 +126,11 @@ def check(
         revocations: The service polls revocations.
         scope: The scope that the endpoint requires. Without it, an endpoint that accepts a token
             without scopes is taken for one that requires none.
-        patience: Seconds until the service must be reachable. One that fetches keys when it starts
+        wait: Seconds until the service must be reachable. One that fetches keys when it starts
             can only start while the kit is served.
     """
     good, *bad = kit.samples
-    _await(url, kit.issuer, patience)
+    _wait_for(url, kit.issuer, wait)
     status = _ask(url, good)
     if status == "none":
         found = Finding(good.name, status, Verdict.UNREACHABLE, good.flaw)
@@ -162,9 +160,9 @@ def check(
     )
 
 
-def _await(url: str, issuer: str, patience: float) -> None:
+def _wait_for(url: str, issuer: str, seconds: float) -> None:
     """Wait until something listens at a URL, but not for ever."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + seconds
     told = False
     while not _listens(url) and time.monotonic() < deadline:
         if not told:

@@ -118,9 +118,7 @@ def verify_service(
             client, service, issuer=issuer or base, jku=base + _JKU, scope=scope
         )
         with service_check.served(kit, host, port, jku=_JKU):
-            report = service_check.check(
-                url, kit, revocations=revocations, scope=scope, patience=wait
-            )
+            report = service_check.check(url, kit, revocations=revocations, scope=scope, wait=wait)
         _keep(client, service, url, report)
     rows = [asdict(each) for each in report.findings]
     if junit is not None:
