@@ -48,6 +48,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "apispec": ("web",),
     "flask_swagger_ui": ("web",),
     "marshmallow": ("web",),
+    "greenlet": ("suspension",),
     "gunicorn": ("server",),
     "httptools": ("server",),
     "click": ("cli",),
@@ -63,6 +64,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
 # Imports inside functions: (module, what it imports) -> why it cannot stand at the top.
 LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("storage.drivers", "keyosk.storage.postgresql.Postgresql"): "its driver is an extra",
+    ("storage.drivers", "keyosk.suspension.Suspendable"): "its library is part of that extra",
     ("__main__", "keyosk.cli"): "a failure of the import itself is told as others are",
     ("keys.hsm", "pkcs11"): "its driver is an extra",
     ("traces", "keyosk.traces.spans"): "its libraries are an extra",

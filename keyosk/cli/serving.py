@@ -23,7 +23,7 @@ from keyosk.installation import Installation
 from keyosk.metrics import Metrics, SharedCounts, release
 from keyosk.server import BOOT_ERROR, Certificate, Hooks, LineHandler, Options
 from keyosk.server import serve as run_server
-from keyosk.storage import schema
+from keyosk.storage import drivers, schema
 from keyosk.storage.outage import OutageLog, SharedOutage
 from keyosk.storage.shared_clock import SharedClock
 from keyosk.web import application
@@ -69,7 +69,7 @@ def serve() -> None:
             make=make,
             prepared=prepared,
         ),
-        _options(configuration, bind, opened.names, certificate),
+        _options(configuration, bind, opened.names, certificate, starting=starting),
         Hooks(
             on_ready=lambda _: _say_ready(configuration, address),
             on_child_exit=lambda process: release(counts, process) if counts else None,
@@ -84,6 +84,8 @@ def _options(
     bind: Sequence[str],
     names: Sequence[str],
     certificate: Certificate | None,
+    *,
+    starting: Starting,
 ) -> Options:
     return Options(
         bind=bind,
@@ -98,7 +100,9 @@ def _options(
         in_loop=partial(
             application.runs_in_loop,
             reads_files=configuration.database_url.startswith("sqlite:"),
+            reads=starting.reads_in_loop,
         ),
+        start_in_loop=drivers.loop_starter(configuration.database_url),
         shutdown_delay=configuration.shutdown_delay,
         error_headers=SECURITY_HEADERS,
         log_level=configuration.log_level,
@@ -160,7 +164,7 @@ def _web(
     def begin() -> None:
         made = make()
         _begin(configuration, made, page, starting)
-        starting.begin(made.application)
+        starting.begin(made.application, reads_in_loop=made.installation.database.reads_in_loop)
         outage_log.started()
 
     if prepared:

@@ -7,8 +7,8 @@ application comes in as a factory, the settings as `Options`.
 A request: `worker` accepts its connection, unless `balance` says that another worker has fewer. It
 is an asyncio protocol of `connection`, which keeps the deadlines and the limits; `parsing` (llhttp,
 and further checks) parses the request and finds its end. A thread of a `pool`, or the event
-loop itself for what rarely waits, calls the application through `wsgi`, which hands the
-response back to the connection. `problems` are the server's own errors.
+loop itself for what rarely waits or can be suspended while it does, calls the application through
+`wsgi`, which hands the response back to the connection. `problems` are the server's own errors.
 """
 
 import gc

@@ -107,12 +107,19 @@ class Server:
         """Run a request in the right thread or in the loop; returns False if too many wait."""
         options = self.options
         if call.upload is None and options.in_loop and options.in_loop(call.environ):
-            try:
-                call.run(self.application, options, _call_now, may_take_long=False)
-            except TakesLong:
-                pass
-            else:
-                return True
+            options.start_in_loop(functools.partial(self._run_in_loop, call))
+            return True
+        return self._give_to_thread(call)
+
+    def _run_in_loop(self, call: Call) -> None:
+        try:
+            call.run(self.application, self.options, _call_now, may_take_long=False)
+        except TakesLong:
+            if not self._give_to_thread(call):
+                call.client.refuse(problems.OVERLOADED)
+
+    def _give_to_thread(self, call: Call) -> bool:
+        options = self.options
         if call.upload is None and options.instant and options.instant(call.environ):
             return self._instant.put(call)
         if call.upload is not None or (options.slow and options.slow(call.environ)):

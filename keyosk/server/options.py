@@ -1,5 +1,6 @@
 """The options and hooks of `serve`."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,9 @@ class Options:
     # ever wait for anything. Where one would (for a lock, a disk, another machine) the application
     # calls `environ["server.leave_loop"]`, which hands it over to a thread as hand_over does.
     in_loop: Callable[[Environ], bool] | None = None
+    # Starts one of them, as a function to call. It may return before that has ended, if the
+    # application has it suspended and resumed later by the event loop.
+    start_in_loop: Callable[[Callable[[], None]], object] = operator.call
 
     server_name: str = "keyosk"  # SECURITY: the Server header; it tells no version
     error_headers: Sequence[tuple[str, str]] = (("X-Content-Type-Options", "nosniff"),)

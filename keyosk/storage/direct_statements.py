@@ -70,7 +70,7 @@ class DirectStatements:
         try:
             name = known or self._prepare(key)
             if name is None:
-                self._pgconn.send_query_params(_numbered(statement), dumped, types, formats)
+                self._pgconn.send_query_params(numbered(statement), dumped, types, formats)
             else:
                 self._pgconn.send_query_prepared(name, dumped, formats)
             result = self._result()
@@ -93,7 +93,7 @@ class DirectStatements:
             return None
         name = f"keyosk_{next(self._numbers)}".encode()
         statement, types = key
-        self._pgconn.send_prepare(name, _numbered(statement), types)
+        self._pgconn.send_prepare(name, numbered(statement), types)
         self._result()
         self._names[key] = name
         return name
@@ -145,7 +145,7 @@ class DirectStatements:
 
 
 @lru_cache(maxsize=1024)
-def _numbered(statement: str) -> bytes:
+def numbered(statement: str) -> bytes:
     """Return a statement with PostgreSQL's placeholders: $1, $2 ..."""
     numbers = count(1)
     text = _PLACE.sub(lambda place: f"${next(numbers)}" if place[1] == "s" else "%", statement)

@@ -1,8 +1,12 @@
 """Optional drivers, and the error if one is not installed."""
 
+import operator
+from collections.abc import Callable
+
 import peewee
 
-from keyosk.config.database_urls import PostgresqlUrl
+from keyosk.config import database_urls
+from keyosk.config.database_urls import PostgresqlUrl, SqliteUrl
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.storage.outage import Outage
 
@@ -17,3 +21,12 @@ def postgresql(
         fault = "needs the extra postgresql: pip install 'keyosk[postgresql]'"
         raise ConfigurationError([Fault("KEYOSK_DATABASE_URL", fault)]) from error
     return Postgresql(url, schema, outage, prepare=prepare)
+
+
+def loop_starter(url: str) -> Callable[[Callable[[], None]], object]:
+    """Return what starts a request in the event loop, so that it can read this database there."""
+    if isinstance(database_urls.parse(url), SqliteUrl):
+        return operator.call  # a file is read at once
+    from keyosk.suspension import Suspendable  # noqa: PLC0415 - its library is part of the extra
+
+    return Suspendable().run

@@ -34,6 +34,7 @@ from keyosk.storage import driver_errors
 from keyosk.storage.compiled import Insert, Row
 from keyosk.storage.direct_statements import DirectStatements
 from keyosk.storage.outage import Outage
+from keyosk.storage.pipeline import Pipeline
 
 # It warns of each connection that breaks; ``outage`` logs that once, with the cause.
 logging.getLogger("psycopg").setLevel(logging.ERROR)
@@ -290,6 +291,12 @@ class Postgresql(peewee.PostgresqlDatabase):
             defaults["connect_timeout"] = str(CONNECT_TIMEOUT)
         parameters: dict[str, Any] = {**defaults, **url.parameters}
         super().__init__("postgresql", prefer_psycopg3=True, **parameters)
+        #: For the event loop, which has no connection but this.
+        self.pipeline = Pipeline(
+            self._connect,  # type: ignore[attr-defined]
+            outage,
+            response_timeout=_RESPONSE_TIMEOUT,
+        )
 
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction; behind a pooler, with the settings that it needs."""

@@ -315,25 +315,31 @@ def is_instant(environ: Mapping[str, Any]) -> bool:
     return path in _INSTANT or path.startswith(_INSTANT_BELOW)
 
 
-def runs_in_loop(environ: Mapping[str, Any], *, reads_files: bool) -> bool:
+def runs_in_loop(
+    environ: Mapping[str, Any], *, reads_files: bool, reads: Callable[[], bool]
+) -> bool:
     """Return whether a request rarely waits, so that the event loop handles it without a thread.
 
     These are requests that are answered from memory, and those without a password that read a few
-    rows of a SQLite file (``reads_files``): moving them to a thread and back costs more than the
-    rest. If one has to wait after all, it leaves the loop (``delays``).
+    rows, if ``reads()`` says that this holds up nothing else: moving them to a thread and back
+    costs more than the rest. If one has to wait after all, it leaves the loop (``delays``).
+    ``reads_files``: the rows are in a SQLite file. Elsewhere those without a login, such as for the
+    key set, share a question to the database, and threads wait for each other's.
     """
     path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
     shown = environ.get("HTTP_AUTHORIZATION")
     if path in _MEMORY:
         return method in ("GET", "HEAD")
     head, _, name = path.rpartition("/")
-    if not reads_files or not (path in _READS_LITTLE or (name and head in _READS_LITTLE_BELOW)):
+    if not (path in _READS_LITTLE or (name and head in _READS_LITTLE_BELOW)):
         return False
     if len(environ.get("CONTENT_LENGTH", "")) >= _SHORT_LENGTH or path in _STREAMING:
         return False
     if shown is None:
-        return method in ("GET", "HEAD")
-    return method in ("GET", "HEAD", "POST") and authorization.needs_no_hash(shown)
+        return reads_files and method in ("GET", "HEAD")
+    if method not in ("GET", "HEAD", "POST") or not authorization.needs_no_hash(shown):
+        return False
+    return reads()
 
 
 def is_slow(environ: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ and while it is about to stop.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication
@@ -27,10 +27,15 @@ class Starting:
         self._application: WSGIApplication | None = None
         self._is_leaving = False
         self._why = "Keyosk is waiting for its database."
+        self._reads_in_loop: Callable[[], bool] | None = None
 
-    def begin(self, application: WSGIApplication) -> None:
+    def begin(self, application: WSGIApplication, *, reads_in_loop: Callable[[], bool]) -> None:
         """Pass all further requests to this application."""
-        self._application = application
+        self._application, self._reads_in_loop = application, reads_in_loop
+
+    def reads_in_loop(self) -> bool:
+        """Return whether the event loop can read the database without waiting."""
+        return self._reads_in_loop is not None and self._reads_in_loop()
 
     @property
     def is_serving(self) -> bool:

@@ -1,0 +1,304 @@
+"""What the event loop reads from PostgreSQL: all over one connection, and without waiting."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jwt
+import peewee
+import psycopg
+import pytest
+import requests
+
+from event_loops import EventLoop, Left
+from installed import Clock, installed
+from keyosk import app
+from keyosk.model import OPERATOR, Grant, Scope
+from keyosk.storage import pipeline
+from keyosk.storage.compiled import Compiled, parameter
+from keyosk.storage.database import Database
+from live import ADMIN_PASSWORD, LiveServer, unique
+from people import PASSWORD
+from postgres import PostgresServer
+from waiting import until
+
+
+@pytest.fixture
+def url(postgres_server: PostgresServer) -> Iterator[str]:
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = Database(url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def loop(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventLoop]:
+    """A loop that can read it."""
+    monkeypatch.setattr(pipeline, "_PAUSE", 0)
+    with EventLoop() as loop:
+        make_ready(loop, database)
+        yield loop
+
+
+def make_ready(loop: EventLoop, database: Database) -> None:
+    """Have a thread read something, as the server's do, after the loop wanted a connection."""
+    assert not loop.is_ready(database)
+    echo(database)(value="from a thread")
+    assert loop.is_ready(database)
+
+
+def echo(database: Database) -> Compiled:
+    """A statement that returns what it is given, and when its transaction began, and where."""
+    called = (peewee.fn.transaction_timestamp(), peewee.fn.pg_backend_pid())
+    return database.compile(peewee.Select(columns=[parameter("value"), *called]))
+
+
+def select(database: Database, sql: str) -> Compiled:
+    return database.compile(peewee.Select(columns=[peewee.SQL(sql)]))
+
+
+def test_all_read_over_one_connection_and_each_gets_its_own(
+    database: Database, loop: EventLoop
+) -> None:
+    same = echo(database)
+
+    def read(number: int) -> list[Any]:
+        return [same(value=f"{number}.{step}")[0] for step in range(3)]
+
+    answers: list[Any] = loop.at_once(*(partial(read, number) for number in range(40)))
+    for number, rows in enumerate(answers):
+        assert [value for value, _, _ in rows] == [f"{number}.{step}" for step in range(3)]
+    assert len({pid for rows in answers for _, _, pid in rows}) == 1
+    # What they read at the same time was sent together.
+    assert len({moment for rows in answers for _, moment, _ in rows}) == 3
+
+
+def test_values_come_back_as_they_were_given(database: Database, loop: EventLoop) -> None:
+    same = echo(database)
+    values = ("Zoë", "", None, True, False, -1, 0, 70_000, 1 << 40, 1.5, b"\0\xff")
+    answers: list[Any] = loop.at_once(*(partial(same, value=value) for value in values))
+    assert [rows[0][0] for rows in answers] == list(values)
+
+
+@pytest.mark.parametrize("wrong", ["a\0b", "\udc80"])
+def test_a_value_that_no_statement_can_have_leaves_and_closes_nothing(
+    database: Database, loop: EventLoop, wrong: str
+) -> None:
+    same = echo(database)
+    asked = [partial(same, value=value) for value in ("before", wrong, "after")]
+    before, left, after = loop.at_once(*asked)
+    assert isinstance(left, Left)
+    assert (before[0][0], after[0][0]) == ("before", "after")  # type: ignore[index]
+    assert loop.is_ready(database)
+
+
+@pytest.mark.parametrize("sql", ["1 / 0", "pg_terminate_backend(pg_backend_pid())"])
+def test_after_an_error_all_begin_again_in_threads_and_the_next_ones_do_not(
+    database: Database, loop: EventLoop, sql: str
+) -> None:
+    same, wrong = echo(database), select(database, sql)
+    before, *others = loop.at_once(partial(same, value=1), wrong, partial(same, value=2))
+    assert all(isinstance(each, Left) for each in others)
+    assert isinstance(before, (Left, list))
+    make_ready(loop, database)
+    assert loop.at_once(partial(same, value=3))[0][0][0] == 3  # type: ignore[index]
+
+
+def test_a_session_that_ended_while_nobody_used_it_is_replaced(
+    database: Database, loop: EventLoop
+) -> None:
+    answers: list[Any] = loop.at_once(select(database, "pg_backend_pid()"))
+    [[(pid,)]] = answers
+    select(database, f"pg_terminate_backend({pid}, 10000)")()
+    # The loop sees it at once, or by the next who asks.
+    loop.at_once(partial(echo(database), value=1))
+    make_ready(loop, database)
+
+
+def test_a_statement_whose_table_was_changed_works_again(
+    database: Database, loop: EventLoop
+) -> None:
+    database.raw.execute_sql("CREATE TABLE number (value integer)")
+    database.raw.execute_sql("INSERT INTO number VALUES (1)")
+    read = select(database, "value FROM number")
+    assert loop.at_once(read) == [[(1,)]]
+    database.raw.execute_sql("ALTER TABLE number ALTER value TYPE bigint")
+    assert isinstance(loop.at_once(read)[0], Left)
+    make_ready(loop, database)
+    assert loop.at_once(read) == [[(1,)]]
+
+
+def test_a_request_that_finds_the_connection_dead_lets_the_others_go_on(
+    database: Database, loop: EventLoop
+) -> None:
+    same, slow = echo(database), select(database, "pg_sleep(60)")
+
+    def wait() -> list[Any]:
+        same(value=1)
+        return slow()
+
+    def find() -> list[Any]:
+        same(value=1)
+        database._outage.begin()  # as a thread does when it was not answered
+        return same(value=2)
+
+    assert all(isinstance(each, Left) for each in loop.at_once(wait, wait, find))
+
+
+def test_a_server_that_does_not_respond_is_given_up_and_the_others_know(
+    database: Database, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: Any = database._pipeline
+    monkeypatch.setattr(used._session, "_response_timeout", 0.5)
+    answers = loop.at_once(select(database, "pg_sleep(60)"), partial(echo(database), value=1))
+    assert all(isinstance(each, Left) for each in answers)
+    assert database._outage.is_on
+    assert not loop.is_ready(database)
+
+
+def test_a_connection_from_before_an_outage_is_not_used(
+    database: Database, loop: EventLoop
+) -> None:
+    database._outage.begin()
+    assert isinstance(loop.at_once(partial(echo(database), value=1))[0], Left)
+
+
+def test_no_more_wait_than_a_few(database: Database, loop: EventLoop) -> None:
+    same = echo(database)
+    answers = loop.at_once(*(partial(same, value=1) for _ in range(pipeline._MOST + 3)))
+    assert [isinstance(each, Left) for each in answers].count(True) == 3
+    assert all(isinstance(each, Left) for each in answers[-3:])
+
+
+def test_a_second_connection_is_closed_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_PAUSE", 0)
+    opened = select(database, "count(*) FROM pg_stat_activity WHERE datname = current_database()")
+    with EventLoop() as loop:
+        assert not loop.is_ready(database)
+        for _ in range(3):  # before the loop gets to use the first
+            opened()
+        assert loop.is_ready(database)
+        until(lambda: opened() == [(2,)])
+
+
+def test_what_is_not_to_be_prepared_is_read_in_threads(url: str) -> None:
+    database = Database(url, prepare_threshold="off")
+    with EventLoop() as loop:
+        for _ in range(2):
+            assert not loop.is_ready(database)
+            echo(database)(value=1)
+    database.close()
+
+
+@pytest.mark.every_database
+def test_what_the_loop_reads_is_read_without_a_thread(
+    prepared_url: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of these requests is tried in the loop only to begin again."""
+    clock = Clock(time.time())  # it stands still: the signing keys are not read again
+    with installed(prepared_url, clock=clock) as keyosk, EventLoop() as loop:
+        scopes = [Scope("todo:read")]
+        keyosk.services.create(OPERATOR, name="todo", scopes=scopes)
+        grants = [Grant("todo:read")]
+        keyosk.grants.create_account(OPERATOR, grants, username="alice", password=PASSWORD)
+        secret = keyosk.api_keys.create(OPERATOR, "alice", name="k").secret
+        keyosk.services.change(OPERATOR, "todo", {"account": "alice"})
+        client = app.create_app(keyosk).test_client()
+
+        def token(username: str, secret: str, **form: str) -> str:
+            answer = client.post("/auth/token", auth=(username, secret), data=form)
+            answer.close()
+            found: str = answer.get_json()["access_token"]
+            return found
+
+        mine = token("alice", secret)
+        admins = token("admin", ADMIN_PASSWORD, audience="keyosk")
+        if backend == "postgresql":
+            make_ready(loop, keyosk.database)
+
+        def ask(method: str, path: str, **options: Any) -> int:
+            answer = client.open(path, method=method, **options)
+            answer.close()
+            return answer.status_code
+
+        assert (
+            loop.at_once(
+                partial(ask, "POST", "/auth/token", auth=("alice", secret)),
+                partial(
+                    ask, "POST", "/auth/introspect", auth=("alice", secret), data={"token": mine}
+                ),
+                partial(
+                    ask, "GET", "/auth/forward/todo", headers={"Authorization": f"Bearer {mine}"}
+                ),
+                partial(
+                    ask, "GET", "/accounts/alice", headers={"Authorization": f"Bearer {admins}"}
+                ),
+            )
+            == [200] * 4
+        )
+
+
+@pytest.fixture
+def server(url: str, tmp_path: Path) -> Iterator[LiveServer]:
+    with LiveServer(url, tmp_path, workers="1", threads="2") as server:
+        yield server
+
+
+def accounts(server: LiveServer, number: int) -> list[tuple[str, str]]:
+    """Accounts with their API keys, each used once."""
+    admin, made = server.admin(), []
+    for _ in range(number):
+        username = unique("account")
+        admin.post("/accounts", json={"username": username, "kind": "machine"})
+        key = admin.post(f"/accounts/{username}/api-keys", json={"name": "k"}).json()["secret"]
+        assert token(server, (username, key)).status_code == 200
+        made.append((username, key))
+    return made
+
+
+def token(server: LiveServer, login: tuple[str, str], **options: Any) -> requests.Response:
+    return server.client(*login).post("/auth/token", **options)
+
+
+@pytest.mark.slow
+def test_everybody_gets_their_own_token(server: LiveServer) -> None:
+    logins = accounts(server, 8)
+
+    def ask(login: tuple[str, str]) -> None:
+        client = server.client(*login)
+        for _ in range(40):
+            issued = client.post("/auth/token").json()["access_token"]
+            claims = jwt.decode(issued, options={"verify_signature": False})
+            assert claims["preferred_username"] == login[0]
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, logins * 2))
+
+
+@pytest.mark.slow
+def test_what_waits_for_postgresql_holds_up_nothing_else(server: LiveServer, url: str) -> None:
+    [login] = accounts(server, 1)
+    waiting = pipeline._MOST + 20
+    with ThreadPoolExecutor(waiting) as pool:
+        with psycopg.connect(url) as session:
+            session.execute("LOCK TABLE api_key IN ACCESS EXCLUSIVE MODE")
+            asked = [pool.submit(token, server, login) for _ in range(waiting)]
+            # All that can be sent are, and threads have the others.
+            query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            with psycopg.connect(url, autocommit=True) as looking:
+                until(lambda: looking.execute(query).fetchall()[0][0] >= 2)
+            for path in ("/health/live", "/auth/jwks"):
+                assert server.client().get(path, timeout=5).status_code == 200
+            assert not any(each.done() for each in asked)
+        assert [each.result().status_code for each in asked] == [200] * waiting

@@ -1,0 +1,75 @@
+"""Functions that are left in the middle of a call, and gone on with later."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from greenlet import getcurrent
+
+from keyosk import suspension
+from keyosk.suspension import Suspendable
+
+NAME: ContextVar[str] = ContextVar("name", default="nobody")
+
+
+def test_each_goes_on_where_it_was_with_what_it_is_given_and_its_own_context() -> None:
+    suspendable = Suspendable()
+    said: list[tuple[str, str, Any]] = []
+    waiting: dict[str, Callable[[Any], object]] = {}
+
+    def act(name: str) -> None:
+        NAME.set(name)
+        for _ in range(2):
+            got = suspension.suspend(lambda resume: waiting.update({name: resume}))
+            said.append((name, NAME.get(), got))
+
+    for name in ("a", "b"):
+        suspendable.run(lambda name=name: act(name))  # type: ignore[misc]
+    assert said == []
+    for name, given in (("b", 1), ("a", 2), ("a", 3), ("b", 4)):
+        waiting[name](given)
+    assert said == [("b", "b", 1), ("a", "a", 2), ("a", "a", 3), ("b", "b", 4)]
+    assert NAME.get() == "nobody"
+
+
+def test_a_stack_is_used_again_once_its_function_has_ended() -> None:
+    suspendable = Suspendable()
+    used: list[Any] = []
+    resume: list[Callable[[Any], object]] = []
+
+    def wait() -> None:
+        used.append(getcurrent())
+        suspension.suspend(resume.append)
+
+    suspendable.run(wait)
+    suspendable.run(wait)
+    assert used[0] is not used[1]
+    resume[0](None)
+    suspendable.run(wait)
+    assert used[2] is used[0]
+    for each in resume[1:]:
+        each(None)
+
+
+def test_an_error_reaches_who_runs_or_resumes_it() -> None:
+    suspendable = Suspendable()
+    resume: list[Callable[[Any], object]] = []
+
+    def fail() -> None:
+        suspension.suspend(resume.append)
+        raise RuntimeError("after it was resumed")
+
+    suspendable.run(fail)
+    with pytest.raises(RuntimeError, match="after it was resumed"):
+        resume[0](None)
+    done: list[int] = []
+    suspendable.run(lambda: done.append(1))
+    assert done == [1]
+
+
+def test_only_what_is_run_so_can_be_suspended() -> None:
+    assert not suspension.is_possible()
+    found: list[bool] = []
+    Suspendable().run(lambda: found.append(suspension.is_possible()))
+    assert found == [True]
