@@ -155,7 +155,7 @@ class LiveServer:
         return sum(map(_has_event_loop, workers)) >= wanted
 
     def stop(self) -> int:
-        """Ask it to stop (SIGTERM) and wait; answers its exit code."""
+        """Ask it to stop (SIGTERM) and wait; return its exit code."""
         if self.process is None:
             return 0
         if self.process.poll() is None:
@@ -203,8 +203,8 @@ class LiveServer:
 
         def token() -> str:
             basic = self.client("admin", ADMIN_PASSWORD)
-            answer = basic.post("/auth/token", data={"audience": "keyosk"})
-            return str(answer.json()["access_token"])
+            response = basic.post("/auth/token", data={"audience": "keyosk"})
+            return str(response.json()["access_token"])
 
         return Client(self.url, token=token(), renew=token)
 
@@ -279,7 +279,7 @@ Request = Callable[[Client], requests.Response]
 
 
 def at_once(caller: Client, asked: Sequence[Request]) -> list[requests.Response]:
-    """The answers to requests that are all sent at one moment, each on its own connection."""
+    """The responses to requests that are all sent at one moment, each on its own connection."""
     ready = threading.Barrier(len(asked))
 
     def send(request: Request) -> requests.Response:

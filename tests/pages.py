@@ -126,9 +126,9 @@ class Browser:
         fields = self.get("/console/login").form("/console/login").fields
         fields |= {"username": username, "password": password}
         self._take_cookies()
-        answer = self.client.post("/console/login", data=fields)
+        response = self.client.post("/console/login", data=fields)
         self._take_cookies()
-        return answer
+        return response
 
     def _take_cookies(self) -> None:
         for cookie in self.client.session.cookies:
@@ -167,8 +167,8 @@ class Browser:
 
 def logged_in(server: LiveServer, username: str, password: str = PASSWORD) -> Browser:
     browser = Browser(server)
-    answer = browser.log_in(username, password)
-    assert answer.status_code == 303, answer.text
+    response = browser.log_in(username, password)
+    assert response.status_code == 303, response.text
     return browser
 
 

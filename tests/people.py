@@ -31,9 +31,9 @@ class Person:
 
     def bearer(self, secret: str = PASSWORD, **parameters: str) -> Client:
         """A client with a token for Keyosk that the secret got."""
-        answer = self.login(secret).post("/auth/token", data={"audience": "keyosk", **parameters})
-        assert answer.status_code == 200, answer.text
-        return Client(self.url, token=answer.json()["access_token"])
+        response = self.login(secret).post("/auth/token", data={"audience": "keyosk", **parameters})
+        assert response.status_code == 200, response.text
+        return Client(self.url, token=response.json()["access_token"])
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -85,33 +85,35 @@ def make_role(by: Client, *scopes: str) -> str:
     return name
 
 
-def done(answer: requests.Response, status: int = 200) -> Any:
-    """The body of an answer that must have this status."""
-    assert answer.status_code == status, f"{answer.request.method} {answer.url}: {answer.text}"
-    return answer.json() if answer.content else None
+def done(response: requests.Response, status: int = 200) -> Any:
+    """The body of a response that must have this status."""
+    assert response.status_code == status, (
+        f"{response.request.method} {response.url}: {response.text}"
+    )
+    return response.json() if response.content else None
 
 
-def assert_refused(answer: requests.Response, code: str, status: int = 403) -> None:
-    """The answer refuses in the words that programs go by."""
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+def assert_refused(response: requests.Response, code: str, status: int = 403) -> None:
+    """The response refuses with the status and the code."""
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
 
 
-def problem(answer: requests.Response, status: int, *fields: str) -> dict[str, Any]:
+def problem(response: requests.Response, status: int, *fields: str) -> dict[str, Any]:
     """The problem details of a refusal, after a look at all that every one of them has.
 
     ``fields``: those that are at fault, in order.
     """
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    body: dict[str, Any] = answer.json()
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
     assert body["status"] == status
-    assert body["request_id"] == answer.headers["X-Request-Id"]
+    assert body["request_id"] == response.headers["X-Request-Id"]
     assert [error["field"] for error in body.get("errors", [])] == list(fields)
     return body
 
 
 def can_log_in(server: LiveServer, username: str, secret: str) -> bool:
     """Whether a secret of an account gets a token."""
-    answer = server.client(username, secret).post("/auth/token")
-    assert answer.status_code in (200, 401), answer.text
-    return answer.status_code == 200
+    response = server.client(username, secret).post("/auth/token")
+    assert response.status_code in (200, 401), response.text
+    return response.status_code == 200

@@ -76,10 +76,10 @@ class Shop:
 
     def refusal(self, token: str, error: str = "invalid_grant") -> str:
         """What is said where a token does not log in."""
-        answer = self.show(token)
-        assert answer.status_code == 400, answer.text
-        assert answer.json()["error"] == error, answer.text
-        return str(answer.json()["error_description"])
+        response = self.show(token)
+        assert response.status_code == 400, response.text
+        assert response.json()["error"] == error, response.text
+        return str(response.json()["error_description"])
 
     def report(self, token: str) -> dict[str, Any]:
         body = {"assertion": token}
@@ -87,8 +87,8 @@ class Shop:
         return found
 
 
-def claims_of(answer: requests.Response) -> dict[str, Any]:
+def claims_of(response: requests.Response) -> dict[str, Any]:
     found: dict[str, Any] = jwt.decode(
-        done(answer)["access_token"], options={"verify_signature": False}
+        done(response)["access_token"], options={"verify_signature": False}
     )
     return found

@@ -165,17 +165,17 @@ def path_of(route: Route, names: Mapping[str, str]) -> str:
     return path
 
 
-def assert_problem(answer: requests.Response, status: int, code: str) -> None:
+def assert_problem(response: requests.Response, status: int, code: str) -> None:
     """Refused in the shape of everything outside OAuth."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    if answer.request.method != "HEAD":
-        assert answer.json()["code"] == code
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    if response.request.method != "HEAD":
+        assert response.json()["code"] == code
 
 
-def assert_not_declared(answer: requests.Response, route: Route) -> None:
-    assert answer.status_code == 405
-    assert set(answer.headers["Allow"].split(", ")) == declared(route)
+def assert_not_declared(response: requests.Response, route: Route) -> None:
+    assert response.status_code == 405
+    assert set(response.headers["Allow"].split(", ")) == declared(route)
 
 
 def is_for_proxies(route: Route) -> bool:
@@ -396,34 +396,37 @@ def test_without_a_credential_only_what_is_open_to_all_answers(
 ) -> None:
     for route, method in WALK:
         with walking(f"{method} {route.path}"):
-            answer = anybody.request(method, path_of(route, existing))
+            response = anybody.request(method, path_of(route, existing))
 
             if is_for_proxies(route):
-                assert answer.status_code == 401
+                assert response.status_code == 401
             elif method == "OPTIONS":
-                assert (answer.status_code, answer.content) == (204, b"")
-                assert set(answer.headers["Allow"].split(", ")) == own(route)
+                assert (response.status_code, response.content) == (204, b"")
+                assert set(response.headers["Allow"].split(", ")) == own(route)
             elif method not in declared(route):
-                assert_not_declared(answer, route)
+                assert_not_declared(response, route)
             elif route.path == REFUSING:
-                assert (answer.status_code, "WWW-Authenticate" in answer.headers) == (400, False)
+                assert (response.status_code, "WWW-Authenticate" in response.headers) == (
+                    400,
+                    False,
+                )
             elif route.oauth:
-                assert answer.status_code == 401
-                assert answer.headers["WWW-Authenticate"] == BASIC_CHALLENGE
+                assert response.status_code == 401
+                assert response.headers["WWW-Authenticate"] == BASIC_CHALLENGE
             elif is_open(route, method):
-                assert answer.status_code == 200
+                assert response.status_code == 200
             else:
-                assert_problem(answer, 401, "bad_credentials")
-                assert answer.headers["WWW-Authenticate"] == LOGIN_CHALLENGES
+                assert_problem(response, 401, "bad_credentials")
+                assert response.headers["WWW-Authenticate"] == LOGIN_CHALLENGES
 
 
-def assert_opens_nothing(answer: requests.Response, header: str, said: str) -> None:
+def assert_opens_nothing(response: requests.Response, header: str, said: str) -> None:
     if header.startswith("Bearer"):
-        assert_problem(answer, 401, "invalid_token")
-        assert answer.headers["WWW-Authenticate"] == TOKEN_CHALLENGE.format(said)
+        assert_problem(response, 401, "invalid_token")
+        assert response.headers["WWW-Authenticate"] == TOKEN_CHALLENGE.format(said)
     else:
-        assert_problem(answer, 401, "bad_credentials")
-        assert answer.headers["WWW-Authenticate"] == LOGIN_CHALLENGES
+        assert_problem(response, 401, "bad_credentials")
+        assert response.headers["WWW-Authenticate"] == LOGIN_CHALLENGES
 
 
 def test_a_bad_credential_opens_nothing(
@@ -446,24 +449,24 @@ def test_a_bad_credential_opens_nothing(
         for wrong, header in tried.items():
             with walking(f"{method} {route.path}: {wrong}"):
                 headers = {"Authorization": header}
-                answer = anybody.request(method, path_of(route, existing), headers=headers)
+                response = anybody.request(method, path_of(route, existing), headers=headers)
                 if is_for_proxies(route):
-                    assert answer.status_code == 401
+                    assert response.status_code == 401
                 elif method == "OPTIONS":
-                    assert answer.status_code == 204
+                    assert response.status_code == 204
                 elif method not in declared(route):
-                    assert_not_declared(answer, route)
+                    assert_not_declared(response, route)
                 elif route.path == REFUSING:
-                    assert answer.status_code == 400
+                    assert response.status_code == 400
                 elif route.oauth:
-                    assert answer.status_code == 401
-                    assert answer.headers["WWW-Authenticate"] == BASIC_CHALLENGE
+                    assert response.status_code == 401
+                    assert response.headers["WWW-Authenticate"] == BASIC_CHALLENGE
                 elif not protected:
-                    assert answer.status_code == 200
+                    assert response.status_code == 200
                 else:
                     foreign = wrong.startswith("for ")
                     said = FOREIGN if foreign else "The token is not valid."
-                    assert_opens_nothing(answer, header, said)
+                    assert_opens_nothing(response, header, said)
 
 
 @pytest.fixture(scope="module")
@@ -486,17 +489,17 @@ def test_who_holds_nothing_is_refused_by_name_of_the_scope(
             continue
         for kind, client in weak_callers.items():
             with walking(f"{method} {route.path} by {kind}"):
-                answer = client.request(method, path_of(route, existing))
-                assert_problem(answer, 403, "insufficient_scope")
+                response = client.request(method, path_of(route, existing))
+                assert_problem(response, 403, "insufficient_scope")
                 if kind.startswith("token"):
                     challenge = (
                         f'Bearer realm="keyosk", error="insufficient_scope", scope="{access.scope}"'
                     )
-                    assert answer.headers["WWW-Authenticate"] == challenge
+                    assert response.headers["WWW-Authenticate"] == challenge
                 else:
-                    assert "WWW-Authenticate" not in answer.headers
+                    assert "WWW-Authenticate" not in response.headers
                 if method != "HEAD":
-                    assert access.scope in answer.json()["detail"]
+                    assert access.scope in response.json()["detail"]
 
 
 def test_what_was_tried_above_changed_nothing(admin: Client, alice: Person, service: str) -> None:
@@ -514,8 +517,8 @@ def holders(admin: Client) -> Mapping[str, Person]:
     return {name: make_person(admin, name) for name in KEYOSK_SCOPES}
 
 
-def refused(answer: requests.Response) -> bool:
-    return answer.status_code in (401, 403)
+def refused(response: requests.Response) -> bool:
+    return response.status_code in (401, 403)
 
 
 #: Whoever is let in there rotates the keys that other tests sign with; test_rules asks it wrongly.
@@ -574,10 +577,10 @@ def test_an_api_key_opens_nothing_that_touches_credentials(holders: Mapping[str,
         for route, method in DECIDED:
             if route.oauth or is_for_proxies(route) or route.path == ROTATE:
                 continue
-            answer = client.request(method, path_of(route, ABSENT))
-            assert refused(answer) == ((method, route.path) in closed), answer.text
-            if refused(answer):
-                assert_problem(answer, 403, RULE)
+            response = client.request(method, path_of(route, ABSENT))
+            assert refused(response) == ((method, route.path) in closed), response.text
+            if refused(response):
+                assert_problem(response, 403, RULE)
 
 
 def test_a_token_opens_no_more_than_it_was_narrowed_to(holders: Mapping[str, Person]) -> None:
@@ -629,8 +632,8 @@ def test_an_account_reads_itself_by_any_of_its_names_alone(weak: Person, alice: 
 
 
 def test_an_answer_about_another_does_not_tell_if_it_exists(weak: Person, alice: Person) -> None:
-    answers = [weak.by_key.get(f"/accounts/{name}") for name in (alice.username, "nobody-at-all")]
-    details = [{**answer.json(), "request_id": ""} for answer in answers]
+    responses = [weak.by_key.get(f"/accounts/{name}") for name in (alice.username, "nobody-at-all")]
+    details = [{**response.json(), "request_id": ""} for response in responses]
 
     assert details[0] == details[1]
 
@@ -791,9 +794,9 @@ def test_an_address_added_past_the_table_is_refused_to_an_admin(installation: In
     client = flask.test_client()
 
     for method in ("GET", "POST"):
-        answer = client.open("/backdoor", method=method, auth=("admin", live.ADMIN_PASSWORD))
-        assert answer.status_code == 405
-        assert b"open" not in answer.data
+        response = client.open("/backdoor", method=method, auth=("admin", live.ADMIN_PASSWORD))
+        assert response.status_code == 405
+        assert b"open" not in response.data
     assert client.get("/accounts", auth=("admin", live.ADMIN_PASSWORD)).status_code == 200
 
 

@@ -155,9 +155,9 @@ def test_thirty_creates_at_once_of_one_username_in_many_spellings_make_one_accou
         lambda text: unicodedata.normalize("NFD", text),
     ]
     bodies = [{"username": forms[number % len(forms)](name)} for number in range(30)]
-    answers = at_once(admin, [posting("/accounts", body) for body in bodies])
-    made = [answer.json()["id"] for answer in answers if answer.status_code == 201]
-    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 29
+    responses = at_once(admin, [posting("/accounts", body) for body in bodies])
+    made = [response.json()["id"] for response in responses if response.status_code == 201]
+    assert sorted(response.status_code for response in responses) == [201] + [409] * 29
     assert admin.get(f"/accounts/{name}").json()["id"] == made[0]
 
 
@@ -196,7 +196,7 @@ def test_objects_are_merged_by_member_and_all_else_is_left_alone(admin: Client) 
 def test_patches_at_once_of_different_members_all_arrive(admin: Client) -> None:
     path = f"/accounts/{make_account(admin)['id']}"
     asked = [patching(path, {"claims": {f"c{number}": number}}) for number in range(20)]
-    assert {answer.status_code for answer in at_once(admin, asked)} == {200}
+    assert {response.status_code for response in at_once(admin, asked)} == {200}
     assert admin.get(path).json()["claims"] == {f"c{number}": number for number in range(20)}
 
 
@@ -437,8 +437,8 @@ def test_grants_that_are_given_at_once_all_arrive(admin: Client) -> None:
     service = make_service(admin, *names)
     path = f"/accounts/{make_account(admin)['id']}/grants"
     given = [{"add": {"scopes": [f"{service}:{name}"]}} for name in names]
-    answers = at_once(admin, [patching(path, body) for body in given])
-    assert {answer.status_code for answer in answers} == {200}
+    responses = at_once(admin, [patching(path, body) for body in given])
+    assert {response.status_code for response in responses} == {200}
     assert len(admin.get(path).json()["scopes"]) == 12
 
 

@@ -20,9 +20,9 @@ ADMIN = ("admin", ADMIN_PASSWORD)
 
 
 def get(installation: Installation, path: str, **query: Any) -> Any:
-    answer = app.create_app(installation).test_client().get(path, query_string=query, auth=ADMIN)
-    assert answer.status_code == 200, answer.text
-    return answer.json
+    response = app.create_app(installation).test_client().get(path, query_string=query, auth=ADMIN)
+    assert response.status_code == 200, response.text
+    return response.json
 
 
 def ask(installation: Installation, *, wrong: int, right: int) -> None:
@@ -128,6 +128,6 @@ def test_a_server_writes_by_itself(server: LiveServer, admin: Client) -> None:
 
 @table("query", [{"step": "7"}, {"step": "x"}, {"since": "yesterday"}, {"more": "1"}])
 def test_a_wrong_parameter_is_named(admin: Client, query: dict[str, str]) -> None:
-    answer = admin.get("/activity", params=query)
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"] == next(iter(query))
+    response = admin.get("/activity", params=query)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == next(iter(query))

@@ -48,27 +48,27 @@ def strings(value: Any) -> Iterator[str]:
         yield value
 
 
-def given_out(answer: TestResponse) -> list[str]:
+def given_out(response: TestResponse) -> list[str]:
     """The URLs and absolute paths in the headers and the body."""
     found = []
-    for name, value in answer.headers:
+    for name, value in response.headers:
         if name == "Location":
             found.append(value)
         elif not name.startswith(("Content-", "Strict-")):
             found += URL.findall(f'"{value}"')
-    if (answer.mimetype or "").endswith("json"):
-        document = json.loads(answer.data)
+    if (response.mimetype or "").endswith("json"):
+        document = json.loads(response.data)
         if "openapi" in document:  # what it names else is told as below one of its servers
             document = [
                 urljoin(f"{ISSUER}/openapi.json", each["url"]) for each in document["servers"]
             ]
         found += strings(document)
-    elif answer.mimetype == "application/jwt" and answer.status_code == 200:
-        claims = jwt.decode(answer.data.strip(), options={"verify_signature": False})
+    elif response.mimetype == "application/jwt" and response.status_code == 200:
+        claims = jwt.decode(response.data.strip(), options={"verify_signature": False})
         found += [url for url in strings(claims) if url != claims["iss"]]
         assert claims["iss"] == ISSUER
-    elif answer.mimetype == "text/html":
-        links = re.findall(r"""(?:href|src|action)=["']([^"']*)""", answer.text)
+    elif response.mimetype == "text/html":
+        links = re.findall(r"""(?:href|src|action)=["']([^"']*)""", response.text)
         found += [urljoin(f"{ISSUER}/docs", link) for link in links if link != "data:,"]
     return found
 
@@ -91,11 +91,11 @@ def test_location_and_link_keep_the_path_of_the_issuer(client: FlaskClient) -> N
             ("/signing-keys/rotate", {}),
         )
     }
-    for path, answer in made.items():
-        if answer.status_code == 403:
+    for path, response in made.items():
+        if response.status_code == 403:
             continue  # one's own proof is asked for; the address is the same function's
-        assert answer.status_code == 201, (path, answer.text)
-        location = answer.headers["Location"]
+        assert response.status_code == 201, (path, response.text)
+        location = response.headers["Location"]
         assert location.startswith(f"{ISSUER}/"), path
         followed = client.get(location.removeprefix(ISSUER), headers=headers)
         assert followed.status_code == 200, location
@@ -121,11 +121,11 @@ def test_no_address_that_is_given_out_lacks_the_issuer(client: FlaskClient) -> N
                 for accept in ("*/*", "application/jwt"):
                     query = "?limit=1" if caller and method == "GET" else ""
                     for asked in {path, path + query}:
-                        answer = client.open(
+                        response = client.open(
                             asked, method=method, headers={**caller, "Accept": accept}
                         )
                         seen += 1
-                        for url in given_out(answer):
+                        for url in given_out(response):
                             urls += 1
                             assert url.startswith((f"{ISSUER}/", *FOREIGN)) or url == ISSUER, (
                                 method,
@@ -151,6 +151,6 @@ def test_no_header_of_a_request_names_an_address(client: FlaskClient) -> None:
         "/openapi.json",
         "/docs",
     ):
-        answer = client.get(path, headers=headers)
-        assert answer.status_code == 200
-        assert "evil" not in answer.text + str(answer.headers), path
+        response = client.get(path, headers=headers)
+        assert response.status_code == 200
+        assert "evil" not in response.text + str(response.headers), path

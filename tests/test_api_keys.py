@@ -105,7 +105,7 @@ def test_a_secret_is_in_no_later_answer_nor_in_the_database_nor_in_the_log(
     assert can_log_in(server, owner["username"], secret)
     assert not can_log_in(server, "somebody-else", secret)
     me = server.client(owner["username"], secret)
-    answers = [
+    responses = [
         admin.get(path),
         admin.get(f"/accounts/{owner['id']}/api-keys"),
         admin.get(f"/accounts/{owner['id']}"),
@@ -116,11 +116,11 @@ def test_a_secret_is_in_no_later_answer_nor_in_the_database_nor_in_the_log(
         me.post("/auth/token"),
         me.post("/accounts/me/api-keys", json={"name": "x"}),
     ]
-    assert "searched-for" in answers[1].text
+    assert "searched-for" in responses[1].text
     random_part = secret[12:-6]  # without what is shown and what can be computed
-    for answer in answers:
-        assert random_part not in answer.text.replace(secret[:-1] + "!", "")
-        assert random_part not in str(answer.headers)
+    for response in responses:
+        assert random_part not in response.text.replace(secret[:-1] + "!", "")
+        assert random_part not in str(response.headers)
     stored, log = stored_bytes(server), server.log.read_bytes()
     assert random_part.encode() not in stored
     assert random_part.encode() not in log

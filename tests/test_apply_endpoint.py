@@ -45,9 +45,9 @@ def test_a_dry_run_under_an_idempotency_key_does_nothing_either(admin: Client) -
     name = manifest["services"][0]["name"]
     key = {"Idempotency-Key": unique("key")}
     for _ in range(2):
-        answer = admin.post("/apply?dry_run=true", json=manifest, headers=key)
-        assert len(done(answer)["changes"]) == 1
-        assert "Idempotency-Replayed" not in answer.headers
+        response = admin.post("/apply?dry_run=true", json=manifest, headers=key)
+        assert len(done(response)["changes"]) == 1
+        assert "Idempotency-Replayed" not in response.headers
         assert admin.get(f"/services/{name}").status_code == 404
 
 
@@ -64,13 +64,13 @@ def test_what_is_wrong_is_told_all_at_once_by_its_path_and_nothing_is_done(admin
     manifest = fresh()
     manifest["roles"] = [{"name": unique("role"), "scopes": ["no:such"]}]
     manifest["accounts"] = [{"username": "two words", "pasword": "x"}]
-    answer = admin.post("/apply", json=manifest)
-    assert_refused(answer, "invalid", 422)
-    assert [fault["field"] for fault in answer.json()["errors"]] == ["accounts.0.pasword"]
+    response = admin.post("/apply", json=manifest)
+    assert_refused(response, "invalid", 422)
+    assert [fault["field"] for fault in response.json()["errors"]] == ["accounts.0.pasword"]
     del manifest["accounts"][0]["pasword"]
-    answer = admin.post("/apply", json=manifest)
-    assert_refused(answer, "invalid", 422)
-    fields = {fault["field"] for fault in answer.json()["errors"]}
+    response = admin.post("/apply", json=manifest)
+    assert_refused(response, "invalid", 422)
+    fields = {fault["field"] for fault in response.json()["errors"]}
     assert fields == {"roles.0.scopes", "accounts.0.username"}
     name = manifest["services"][0]["name"]
     assert admin.get(f"/services/{name}").status_code == 404
@@ -86,8 +86,8 @@ def test_a_manifest_may_be_larger_than_other_bodies_but_not_of_any_size(admin: C
     scopes = [{"name": f"{name}:{n}", "description": "d" * 200} for n in range(500)]
     assert len(applied(admin, services=[{"name": name, "scopes": scopes}])["changes"]) == 1
     for body in (b" " * (4 * 1024 * 1024) + b"{}", iter([b" " * 2_100_000, b" " * 2_100_000])):
-        answer = admin.post("/apply", data=body, headers={"Content-Type": "application/json"})
-        assert_refused(answer, "body_too_large", 413)
+        response = admin.post("/apply", data=body, headers={"Content-Type": "application/json"})
+        assert_refused(response, "body_too_large", 413)
 
 
 # --- Who may --------------------------------------------------------------------------------------
@@ -113,9 +113,9 @@ def test_each_part_needs_the_scopes_of_its_own_endpoint(admin: Client, part: str
         held = {ACCOUNTS, GRANTS, SERVICES, "keyosk:accounts:read"} - {missing}
         person = make_person(admin, *held)
         for query in ("", "?dry_run=true"):
-            answer = person.login().post(f"/apply{query}", json=manifest)
-            assert_refused(answer, "insufficient_scope")
-            assert missing in answer.json()["detail"]
+            response = person.login().post(f"/apply{query}", json=manifest)
+            assert_refused(response, "insufficient_scope")
+            assert missing in response.json()["detail"]
     enough = make_person(admin, *needed)
     assert enough.login().post("/apply?dry_run=true", json=manifest).status_code == 200
 
@@ -141,8 +141,8 @@ def test_what_prune_takes_away_needs_its_scope_too(admin: Client) -> None:
     applied(admin, owner=owner, accounts=[{"username": username}])
     person = make_person(admin, SERVICES)
     for query in ("", "?dry_run=true"):
-        answer = person.login().post(f"/apply{query}", json={"owner": owner, "prune": True})
-        assert_refused(answer, "insufficient_scope")
+        response = person.login().post(f"/apply{query}", json={"owner": owner, "prune": True})
+        assert_refused(response, "insufficient_scope")
     assert admin.get(f"/accounts/{username}").status_code == 200
 
 
@@ -151,8 +151,8 @@ def test_taking_over_is_for_those_who_may_do_everything(admin: Client) -> None:
     manifest = fresh()
     applied(admin, owner=unique("one"), **manifest)
     other = {"owner": unique("two"), **manifest}
-    answer = make_person(admin, SERVICES).login().post("/apply?take_over=true", json=other)
-    assert_refused(answer, "insufficient_scope")
+    response = make_person(admin, SERVICES).login().post("/apply?take_over=true", json=other)
+    assert_refused(response, "insufficient_scope")
     assert len(applied(admin, "?take_over=true", **other)["changes"]) == 1
 
 
@@ -208,10 +208,10 @@ def test_who_may_not_see_accounts_is_not_told_who_uses_it(admin: Client) -> None
     holder = make_person(admin, f"{name}:read")
     person = make_person(admin, SERVICES)
     manifest = {"services": [{"name": name, "scopes": []}]}
-    answer = person.login().post("/apply", json=manifest)
-    assert_refused(answer, "invalid", 422)
-    assert holder.username not in answer.text
-    assert "Repeat with force to remove it." in answer.text
+    response = person.login().post("/apply", json=manifest)
+    assert_refused(response, "invalid", 422)
+    assert holder.username not in response.text
+    assert "Repeat with force to remove it." in response.text
     assert len(applied(person.login(), "?force=true", **manifest)["changes"]) == 1
     assert done(admin.get(f"{holder.path}/grants"))["scopes"] == []
 
@@ -229,6 +229,6 @@ def test_every_change_is_in_the_audit_log_under_the_name_of_who_applied_it(admin
 def test_a_manifest_that_takes_rights_says_by_when_and_its_dry_run_does_not(admin: Client) -> None:
     manifest = {"accounts": [{"username": make_person(admin).username, "enabled": False}]}
     for query, takes in (("?dry_run=true", False), ("", True), ("", False)):
-        answer = admin.post(f"/apply{query}", json=manifest)
-        assert ("effective_at_latest" in done(answer)) is takes
-        assert ("Effective-At-Latest" in answer.headers) is takes
+        response = admin.post(f"/apply{query}", json=manifest)
+        assert ("effective_at_latest" in done(response)) is takes
+        assert ("Effective-At-Latest" in response.headers) is takes

@@ -255,12 +255,12 @@ def test_nobody_gets_an_account_that_holds_more(admin: Client, made: dict[str, A
         {"issuers": [{**issuer, "algorithms": ["ES256"]}]},
     ):
         for query in ("", "?dry_run=true"):
-            answer = person.bearer().post(f"/apply{query}", json=members)
-            assert_refused(answer, "refused_by_rule")
+            response = person.bearer().post(f"/apply{query}", json=members)
+            assert_refused(response, "refused_by_rule")
     reader = make_person(admin, "keyosk:services:read", "keyosk:accounts:write")
     for members in ({"rules": [rule]}, {"issuers": [issuer]}):
-        answer = reader.bearer().post("/apply?dry_run=true", json=members)
-        assert_refused(answer, "insufficient_scope")
+        response = reader.bearer().post("/apply?dry_run=true", json=members)
+        assert_refused(response, "insufficient_scope")
 
 
 @pytest.mark.attack

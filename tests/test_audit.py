@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 NEW_PASSWORD = "slowly orbit lamps violet"
 DAY = 86_400
-WAIT = 10  # seconds for what is written after an answer
+WAIT = 10  # seconds for what is written after a response
 
 
 def trail(client: Client, **filters: Any) -> list[Any]:
@@ -49,9 +49,9 @@ def trail(client: Client, **filters: Any) -> list[Any]:
     return found
 
 
-def row_of(client: Client, answer: requests.Response, action: str) -> Any:
+def row_of(client: Client, response: requests.Response, action: str) -> Any:
     """The row that the answered request left."""
-    request_id = answer.headers["X-Request-Id"]
+    request_id = response.headers["X-Request-Id"]
     found = [row for row in trail(client, action=action) if row["request_id"] == request_id]
     assert len(found) == 1, found
     return found[0]
@@ -71,9 +71,9 @@ def test_a_row_tells_who_whence_what_and_how_it_ended(admin: Client, admin_id: s
     username = live.unique("told")
     body = {"username": username, "display_name": "Told", "password": PASSWORD}
 
-    answer = admin.post("/accounts", json=body)
+    response = admin.post("/accounts", json=body)
 
-    row = row_of(admin, answer, "account.create")
+    row = row_of(admin, response, "account.create")
     after = row.pop("after")
     assert (after["username"], after["display_name"]) == (username, "Told")
     assert (after["enabled"], after["has_password"]) == (True, True)
@@ -86,9 +86,9 @@ def test_a_row_tells_who_whence_what_and_how_it_ended(admin: Client, admin_id: s
         "actor_name": "admin",
         "credential": "password",
         "address": admin.source,
-        "request_id": answer.headers["X-Request-Id"],
+        "request_id": response.headers["X-Request-Id"],
         "action": "account.create",
-        "target": f"account/{answer.json()['id']}",
+        "target": f"account/{response.json()['id']}",
         "before": None,
         "outcome": "done",
     }
@@ -98,9 +98,9 @@ def test_by_api_key_the_row_has_the_id_of_the_key(admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:write")
     key, secret = make_key(admin, person)
     for client in (person.login(secret), person.bearer(secret)):
-        answer = client.post("/accounts", json={"username": live.unique("by-key")})
-        done(answer, 201)
-        row = row_of(admin, answer, "account.create")
+        response = client.post("/accounts", json={"username": live.unique("by-key")})
+        done(response, 201)
+        row = row_of(admin, response, "account.create")
         assert (row["actor"], row["credential"]) == (person.id, key)
 
 
@@ -227,11 +227,11 @@ def test_the_first_use_of_a_key_has_a_row_and_the_second_has_none(admin: Client,
 
     found: list[Any] = []
     asked = []
-    while not found and time.monotonic() < deadline:  # it is written after the answer
+    while not found and time.monotonic() < deadline:  # it is written after the response
         client = person.login(secret)
-        answer = client.post("/auth/token") if way == "token" else client.get("/accounts/me")
-        done(answer)
-        asked.append(answer.headers["X-Request-Id"])
+        response = client.post("/auth/token") if way == "token" else client.get("/accounts/me")
+        done(response)
+        asked.append(response.headers["X-Request-Id"])
         found = trail(admin, action="api_key.first_use", target=target)
     done(person.login(secret).post("/auth/token"))
 
@@ -251,10 +251,10 @@ def test_a_key_first_used_by_many_at_once_in_two_processes_has_one_row(prepared_
         def use(number: int) -> int:
             keyosk, node = nodes[number % 2]
             with closing(keyosk.database):  # this thread's connection
-                answer = node.test_client().post("/auth/token", auth=("", made.secret))
+                response = node.test_client().post("/auth/token", auth=("", made.secret))
                 together.wait(60)
-                answer.close()  # what is done after it is done now
-            return answer.status_code
+                response.close()  # what is done after it is done now
+            return response.status_code
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(use, range(8))) == [200] * 8
@@ -269,16 +269,16 @@ def test_what_a_rule_refused_has_a_row(admin: Client) -> None:
     key, secret = make_key(admin, person)
     by_rule = person.bearer().patch("/accounts/me", json={"enabled": False})
     at_the_gate = person.login(secret).post("/accounts/me/api-keys", json={"name": "more"})
-    for answer, credential, path in (
+    for response, credential, path in (
         (by_rule, "password", "/accounts/me"),
         (at_the_gate, key, "/accounts/me/api-keys"),
     ):
-        assert_refused(answer, "refused_by_rule")
-        row = row_of(admin, answer, "rule.refused")
+        assert_refused(response, "refused_by_rule")
+        row = row_of(admin, response, "rule.refused")
         assert (row["actor"], row["credential"]) == (person.id, credential)
         assert (row["target"], row["outcome"]) == (path, "refused")
-        assert row["after"]["reason"] == answer.json()["detail"]
-        assert row["after"]["method"] == answer.request.method
+        assert row["after"]["reason"] == response.json()["detail"]
+        assert row["after"]["method"] == response.request.method
 
 
 def test_failed_logins_have_a_row_after_their_minute(server: LiveServer, admin: Client) -> None:
@@ -650,9 +650,9 @@ def test_a_token_is_no_checkpoint_and_a_checkpoint_no_token(chain: Installation)
     ((signature,), *_) = rows_of(chain, "SELECT signature FROM checkpoint")
     server = app.create_app(chain).test_client()
 
-    answer = server.get("/accounts/me", headers={"Authorization": f"Bearer {signature}"})
+    response = server.get("/accounts/me", headers={"Authorization": f"Bearer {signature}"})
 
-    assert answer.status_code == 401
+    assert response.status_code == 401
 
 
 def test_eight_writers_at_once_leave_one_unbroken_chain(prepared_url: str) -> None:

@@ -41,13 +41,13 @@ def careless() -> Iterator[Callable[..., str]]:
     servers = []
 
     def start(check: Check, port: int = 0) -> str:
-        def service(environ: dict[str, Any], answer: StartResponse) -> list[bytes]:
+        def service(environ: dict[str, Any], response: StartResponse) -> list[bytes]:
             text = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
             try:
                 good = check(text, environ["HTTP_HOST"])
             except (jwt.PyJWTError, ValueError, KeyError):
                 good = False
-            answer("200 OK" if good else "401 Unauthorized", [])
+            response("200 OK" if good else "401 Unauthorized", [])
             return [b""]
 
         server = make_server("127.0.0.1", port, service, handler_class=_Quiet)

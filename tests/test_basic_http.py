@@ -64,9 +64,9 @@ def log_in(server: LiveServer, authorization: str) -> requests.Response:
     return server.client().get("/accounts/me", headers={"Authorization": authorization})
 
 
-def assert_logs_in(answer: requests.Response, account: Account) -> None:
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["id"] == account.id
+def assert_logs_in(response: requests.Response, account: Account) -> None:
+    assert response.status_code == 200, response.text
+    assert response.json()["id"] == account.id
 
 
 # --- The vectors ----------------------------------------------------------------------------------
@@ -91,10 +91,10 @@ def test_the_pairs_of_the_vectors_log_in_in_every_encoding(
 
 @table("row", REFUSED, ids=[row["name"] for row in REFUSED])
 def test_headers_that_vectors_refuse_are_refused(server: LiveServer, row: dict[str, str]) -> None:
-    answer = log_in(server, row["header"])
+    response = log_in(server, row["header"])
 
-    assert answer.status_code == 401
-    assert answer.json()["code"] == "bad_credentials"
+    assert response.status_code == 401
+    assert response.json()["code"] == "bad_credentials"
 
 
 def test_the_form_encoding_of_the_rfc_is_understood(server: LiveServer, admin: Client) -> None:
@@ -216,9 +216,9 @@ def test_requests_logs_in_with_text_and_with_bytes(server: LiveServer, alice: Ac
         with session:
             # types-requests does not know that bytes are taken as they are.
             given: Any = auth
-            answer = session.post(f"{server.url}/auth/token", auth=given, timeout=10)
-        assert answer.status_code == 200
-        assert answer.json()["token_type"] == "Bearer"
+            response = session.post(f"{server.url}/auth/token", auth=given, timeout=10)
+        assert response.status_code == 200
+        assert response.json()["token_type"] == "Bearer"
 
 
 def test_an_oauth_library_logs_in(server: LiveServer, alice: Account) -> None:
@@ -226,10 +226,10 @@ def test_an_oauth_library_logs_in(server: LiveServer, alice: Account) -> None:
     auth = (quote_plus(alice.username), quote_plus(alice.password))
     body = {"grant_type": "client_credentials"}
 
-    answer = server.client(*auth).post("/auth/token", data=body)
+    response = server.client(*auth).post("/auth/token", data=body)
 
-    assert answer.status_code == 200
-    assert answer.json()["token_type"] == "Bearer"
+    assert response.status_code == 200
+    assert response.json()["token_type"] == "Bearer"
 
 
 def curl(*arguments: str, text: str = "") -> str:

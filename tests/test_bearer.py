@@ -21,11 +21,11 @@ def alice(admin: Client) -> Person:
 
 
 def said(server: LiveServer, text: str, path: str = "/accounts/me") -> str:
-    answer = Client(server.url, token=text).get(path)
-    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
-    sentence: str = answer.json()["detail"]
+    response = Client(server.url, token=text).get(path)
+    assert (response.status_code, response.json()["code"]) == (401, "invalid_token")
+    sentence: str = response.json()["detail"]
     challenge = f'Bearer realm="keyosk", error="invalid_token", error_description="{sentence}"'
-    assert answer.headers["WWW-Authenticate"] == challenge
+    assert response.headers["WWW-Authenticate"] == challenge
     return sentence
 
 
@@ -37,12 +37,12 @@ def test_the_line_of_the_first_start_got_a_token_the_api_refused(own_server: Liv
     username, _, password = words[words.index("-u") + 1].partition(":")
     address = next(word for word in words if word.startswith("http://"))
     sent = words[words.index("-d") + 1]
-    answer = own_server.client(username, password).post(
+    response = own_server.client(username, password).post(
         address.removeprefix(own_server.url),
         data=sent,
         headers={"Content-Type": "application/x-www-form-urlencoded"},
     )
-    admin = Client(own_server.url, token=done(answer)["access_token"])
+    admin = Client(own_server.url, token=done(response)["access_token"])
     assert done(admin.get("/accounts"))["items"]
 
 
@@ -92,10 +92,10 @@ def test_nothing_is_said_of_a_token_that_is_not_ours(server: LiveServer, alice: 
 
 def test_no_login_at_all_is_a_challenge_without_an_error(server: LiveServer) -> None:
     for headers in ({}, {"Authorization": ""}):
-        answer = server.client().get("/accounts/me", headers=headers)
-        assert answer.status_code == 401
-        assert "error" not in answer.headers["WWW-Authenticate"]
-        assert answer.json()["detail"] == "This requires a login; the request has none."
-    answer = server.client().post("/auth/token")
-    assert answer.json()["error"] == "invalid_client"
-    assert "has none" in answer.json()["error_description"]
+        response = server.client().get("/accounts/me", headers=headers)
+        assert response.status_code == 401
+        assert "error" not in response.headers["WWW-Authenticate"]
+        assert response.json()["detail"] == "This requires a login; the request has none."
+    response = server.client().post("/auth/token")
+    assert response.json()["error"] == "invalid_client"
+    assert "has none" in response.json()["error_description"]

@@ -62,21 +62,21 @@ def asked_by_basic(person: Person, secret: str = PASSWORD) -> list[tuple[Client,
 def test_a_request_from_another_site_never_logs_in_by_basic(person: Person, site: str) -> None:
     for client, method, path, options in asked_by_basic(person):
         headers = {"Sec-Fetch-Site": site, **(NAVIGATION if method == "GET" else {})}
-        answer = client.request(method, path, headers=headers, **options)
-        assert answer.status_code == 403, (method, path, answer.text)
+        response = client.request(method, path, headers=headers, **options)
+        assert response.status_code == 403, (method, path, response.text)
         if method == "HEAD":
             continue
         is_oauth = path in ("/auth/token", "/auth/introspect", "/auth/revoke")
-        assert ("error" if is_oauth else "code") in answer.json(), path
-        assert PASSWORD not in answer.text
+        assert ("error" if is_oauth else "code") in response.json(), path
+        assert PASSWORD not in response.text
 
 
 @pytest.mark.attack
 def test_a_page_of_another_site_cannot_use_up_the_guesses(person: Person) -> None:
     client = person.login("not the password")
     for _ in range(20):
-        answer = client.get("/accounts/me", headers={"Sec-Fetch-Site": "cross-site"})
-        assert answer.status_code == 403
+        response = client.get("/accounts/me", headers={"Sec-Fetch-Site": "cross-site"})
+        assert response.status_code == 403
     client.session.auth = (person.username, PASSWORD)
     assert client.get("/accounts/me").status_code == 200
 
@@ -100,8 +100,8 @@ def test_no_origin_is_let_in_unless_it_is_listed(admin: Client) -> None:
     for path in (*PUBLIC, "/accounts", "/accounts/me", "/nowhere"):
         for headers in ({"Origin": OURS}, {"Origin": OURS, **PREFLIGHT}):
             for method in ("GET", "OPTIONS"):
-                answer = admin.request(method, path, headers=headers)
-                named = [name for name in answer.headers if name.lower().startswith("access-con")]
+                response = admin.request(method, path, headers=headers)
+                named = [name for name in response.headers if name.lower().startswith("access-con")]
                 assert named == [], (method, path)
 
 
@@ -113,13 +113,13 @@ def test_a_listed_origin_reads_public_documents_and_calls_by_bearer(sharing: Liv
     allowed = "Access-Control-Allow-Origin"
     for origin in (OURS, ALSO_OURS):
         for path in PUBLIC:
-            answer = anybody.get(path, headers={"Origin": origin})
-            assert answer.headers[allowed] == origin
-            assert "X-Request-Id" in answer.headers["Access-Control-Expose-Headers"]
-            assert "Origin" in answer.headers["Vary"]
+            response = anybody.get(path, headers={"Origin": origin})
+            assert response.headers[allowed] == origin
+            assert "X-Request-Id" in response.headers["Access-Control-Expose-Headers"]
+            assert "Origin" in response.headers["Vary"]
         for path, status in (("/accounts", 200), ("/accounts?x=y", 422), ("/nowhere", 404)):
-            answer = admin.get(path, headers={"Origin": origin})
-            assert (answer.status_code, answer.headers.get(allowed)) == (status, origin), path
+            response = admin.get(path, headers={"Origin": origin})
+            assert (response.status_code, response.headers.get(allowed)) == (status, origin), path
         late = Client(sharing.url, token="expired").get("/accounts", headers={"Origin": origin})
         assert (late.status_code, late.headers.get(allowed)) == (401, origin)
         asked = anybody.request("OPTIONS", "/accounts/me", headers={"Origin": origin, **PREFLIGHT})
@@ -130,19 +130,19 @@ def test_a_listed_origin_reads_public_documents_and_calls_by_bearer(sharing: Liv
         assert {"Authorization", "Content-Type"} <= {*sent}
         for client in (basic, anybody):
             for path in ("/accounts", "/auth/token", "/auth/forward?service=keyosk"):
-                answer = client.get(path, headers={"Origin": origin})
-                assert allowed not in answer.headers, path
+                response = client.get(path, headers={"Origin": origin})
+                assert allowed not in response.headers, path
     for origin in FOREIGN:
         for method in ("GET", "OPTIONS"):
             for path in ("/auth/jwks", "/accounts/me"):
-                answer = admin.request(method, path, headers={"Origin": origin, **PREFLIGHT})
-                assert allowed not in answer.headers, origin
-                assert "Access-Control-Allow-Methods" not in answer.headers
-                assert "Origin" in answer.headers["Vary"]
+                response = admin.request(method, path, headers={"Origin": origin, **PREFLIGHT})
+                assert allowed not in response.headers, origin
+                assert "Access-Control-Allow-Methods" not in response.headers
+                assert "Origin" in response.headers["Vary"]
     for client in (admin, anybody, basic):
         for method in ("GET", "OPTIONS"):
-            answer = client.request(method, "/accounts", headers={"Origin": OURS, **PREFLIGHT})
-            assert "Access-Control-Allow-Credentials" not in answer.headers
+            response = client.request(method, "/accounts", headers={"Origin": OURS, **PREFLIGHT})
+            assert "Access-Control-Allow-Credentials" not in response.headers
     assert "Origin" in anybody.get("/auth/jwks").headers["Vary"]
     signed = anybody.get("/auth/revocations", headers={"Origin": OURS}).headers["Vary"]
     assert {*signed.split(", ")} == {"Accept", "Accept-Encoding", "Origin"}

@@ -58,17 +58,17 @@ def send(client: Client, body: Any, query: str = "", content_type: str = JSONL) 
 
 def imported(client: Client, body: Any, query: str = "") -> tuple[Lines, dict[str, Any]]:
     """The results of an import and its summary."""
-    answer = send(client, body, query)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["Content-Type"] == JSONL
-    *results, last = [json.loads(line) for line in answer.text.splitlines()]
+    response = send(client, body, query)
+    assert response.status_code == 200, response.text
+    assert response.headers["Content-Type"] == JSONL
+    *results, last = [json.loads(line) for line in response.text.splitlines()]
     return results, last["summary"]
 
 
 def exported(client: Client, query: str = "") -> Lines:
-    answer = client.get(f"/accounts/export{query}")
-    assert answer.status_code == 200, answer.text
-    return [json.loads(line) for line in answer.text.splitlines()]
+    response = client.get(f"/accounts/export{query}")
+    assert response.status_code == 200, response.text
+    return [json.loads(line) for line in response.text.splitlines()]
 
 
 def statuses(results: Lines) -> list[str]:
@@ -174,8 +174,8 @@ def test_the_audit_log_has_a_row_for_each_account_and_the_chain_holds(
 
 @pytest.mark.parametrize("content_type", [*lines.TYPES, "application/jsonl; charset=utf-8"])
 def test_json_lines_are_known_by_several_names(admin: Client, content_type: str) -> None:
-    answer = send(admin, jsonl({"username": unique("u")}), content_type=content_type)
-    assert answer.status_code == 200
+    response = send(admin, jsonl({"username": unique("u")}), content_type=content_type)
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", ""])
@@ -197,9 +197,9 @@ def test_other_bodies_are_refused(admin: Client, content_type: str) -> None:
     ],
 )
 def test_other_parameters_are_refused(admin: Client, query: str, field: str) -> None:
-    answer = send(admin, jsonl({"username": unique("u")}), query)
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"] == field
+    response = send(admin, jsonl({"username": unique("u")}), query)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == field
 
 
 def test_a_body_may_be_empty_and_have_any_line_ends(admin: Client) -> None:
@@ -308,9 +308,9 @@ def test_no_answer_repeats_a_secret(admin: Client, server: LiveServer) -> None:
             jsonl({"username": "u1", "password_hash": {"value": secret}}),
         )
     )
-    answer = send(admin, body)
-    assert '"invalid":5' in answer.text
-    assert secret[:14] not in answer.text
+    response = send(admin, body)
+    assert '"invalid":5' in response.text
+    assert secret[:14] not in response.text
     assert secret[:14] not in server.log.read_text()
 
 
@@ -418,13 +418,13 @@ def test_two_imports_of_one_file_at_once_make_each_account_once(admin: Client) -
     stem = unique("race")
     shapes = [{"username": f"{stem}-{n}"} for n in range(1200)]
     ways = [jsonl(*shapes), jsonl(*reversed(shapes)), jsonl(*shapes[600:], *shapes[:600])]
-    answers: list[Lines] = []
+    responses: list[Lines] = []
 
     def run(body: bytes) -> None:
         client = Client(admin.url, token=admin.session.headers["Authorization"].split()[1])
-        while (answer := send(client, body)).status_code == 503:
+        while (response := send(client, body)).status_code == 503:
             time.sleep(0.05)
-        answers.append([json.loads(line) for line in answer.text.splitlines()[:-1]])
+        responses.append([json.loads(line) for line in response.text.splitlines()[:-1]])
 
     threads = [threading.Thread(target=run, args=(body,)) for body in ways]
     for thread in threads:
@@ -432,7 +432,7 @@ def test_two_imports_of_one_file_at_once_make_each_account_once(admin: Client) -
     for thread in threads:
         thread.join()
 
-    every = [result for results in answers for result in results]
+    every = [result for results in responses for result in results]
     assert len(every) == 3600
     assert statuses(every).count("created") == 1200
     assert statuses(every).count("exists") == 2400
@@ -458,10 +458,10 @@ def test_a_process_has_one_import_or_export_at_a_time_and_logins_go_on(
         assert held.wait(30)
         while other.get("/accounts/user-0").status_code == 404:
             time.sleep(0.05)
-        for answer in (send(other, jsonl({"username": "u"})), other.get("/accounts/export")):
-            assert answer.status_code == 503
-            assert answer.json()["code"] == "unavailable"
-            assert "Retry-After" in answer.headers
+        for response in (send(other, jsonl({"username": "u"})), other.get("/accounts/export")):
+            assert response.status_code == 503
+            assert response.json()["code"] == "unavailable"
+            assert "Retry-After" in response.headers
         assert server.client("admin", ADMIN_PASSWORD).post("/auth/token").status_code == 200
         ended.set()
         thread.join(30)
@@ -699,10 +699,10 @@ def test_an_imported_hash_logs_in_and_is_argon2id_afterwards(
     assert stored_hash(server, username) == before
     for _ in range(2):
         encoded = base64.b64encode(f"{username}:{password}".encode()).decode()
-        answer = requests.post(
+        response = requests.post(
             f"{server.url}/auth/token", headers={"Authorization": f"Basic {encoded}"}, timeout=30
         )
-        assert answer.status_code == 200, answer.text
+        assert response.status_code == 200, response.text
         assert stored_hash(server, username).startswith(STORED_AS)
 
 
@@ -893,8 +893,8 @@ def test_long_imports_and_exports_need_no_more_memory(database_url: str, tmp_pat
         short = peak_memory(server)
         _, summary = imported(admin, body("long", 20_000))
         assert summary["created"] == 20_000
-        answer = admin.get("/accounts/export", stream=True)
-        assert sum(1 for _ in answer.iter_lines()) == 22_001
+        response = admin.get("/accounts/export", stream=True)
+        assert sum(1 for _ in response.iter_lines()) == 22_001
         # 20,000 lines are 5 MB, their results 2, the export 8.
         assert peak_memory(server) - short < 16 * 1024
 
@@ -924,11 +924,11 @@ def test_a_client_may_send_all_before_it_reads_anything(admin: Client) -> None:
     body = (line + "\n").encode() * 20_000
     with connect(admin) as sock:
         sock.sendall(head(admin, f"Content-Length: {len(body)}") + body)
-        answer = everything(sock)
-    assert answer.startswith(b"HTTP/1.1 200")
-    assert answer.count(b'"status":"invalid"') > 19_000  # the ends of chunks cut through some
-    assert b'"lines":20000,' in answer
-    assert len(answer) > 10_000_000
+        response = everything(sock)
+    assert response.startswith(b"HTTP/1.1 200")
+    assert response.count(b'"status":"invalid"') > 19_000  # the ends of chunks cut through some
+    assert b'"lines":20000,' in response
+    assert len(response) > 10_000_000
 
 
 def test_results_come_while_the_body_is_still_sent(admin: Client) -> None:
@@ -1016,11 +1016,11 @@ def test_an_export_has_all_accounts_and_grants_but_no_secret(admin: Client, scop
     }
     imported(admin, jsonl(line))
 
-    answer = admin.get("/accounts/export")
-    assert answer.headers["Content-Type"] == JSONL
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert "$argon2" not in answer.text
-    shapes = {shape["username"]: shape for shape in map(json.loads, answer.text.splitlines())}
+    response = admin.get("/accounts/export")
+    assert response.headers["Content-Type"] == JSONL
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "$argon2" not in response.text
+    shapes = {shape["username"]: shape for shape in map(json.loads, response.text.splitlines())}
     assert len(shapes) == total(admin)
     one = dict(shapes[username])
     assert one.pop("grants") == {"scopes": [{"name": scope, "with": "api_key"}], "roles": []}

@@ -31,8 +31,8 @@ def alice(admin: Client) -> Person:
     return make_person(admin)
 
 
-def kept(answer: requests.Response) -> str:
-    return str(answer.headers.get("Cache-Control"))
+def kept(response: requests.Response) -> str:
+    return str(response.headers.get("Cache-Control"))
 
 
 def addresses(alice: Person, key: str) -> list[str]:
@@ -59,14 +59,14 @@ def test_nothing_that_is_not_public_may_be_kept(
             for method in METHODS:
                 if method in ("POST", "PUT", "PATCH", "DELETE") and caller is admin:
                     continue  # it would change what others use
-                answer = caller.request(method, path, json={})
-                seen.add(answer.status_code)
+                response = caller.request(method, path, json={})
+                seen.add(response.status_code)
                 public = path in PUBLIC.values() and method in ("GET", "HEAD")
-                if not public or answer.status_code != 200:
-                    assert kept(answer) == "no-store", (method, path, answer.status_code)
+                if not public or response.status_code != 200:
+                    assert kept(response) == "no-store", (method, path, response.status_code)
                 else:
-                    assert "no-store" not in kept(answer), path
-                    assert "private" not in kept(answer), path
+                    assert "no-store" not in kept(response), path
+                    assert "private" not in kept(response), path
     assert {200, 204, 401, 403, 404, 405, 422} <= seen
 
 
@@ -85,10 +85,10 @@ def test_personal_data_is_not_for_a_browser_to_store(admin: Client, alice: Perso
                  f"{alice.path}/api-keys", f"{alice.path}/tokens", "/accounts", "/audit",
                  "/accounts/export", "/signing-keys", f"/signing-keys/{kid}", "/services", "/roles",
                  "/services/keyosk"):  # fmt: skip
-        head, answer = (admin.request(method, path) for method in ("HEAD", "GET"))
+        head, response = (admin.request(method, path) for method in ("HEAD", "GET"))
         assert (head.status_code, kept(head)) == (200, "no-store"), path
-        assert (answer.status_code, kept(answer)) == (200, "no-store"), path
-        tag = answer.headers.get("ETag")
+        assert (response.status_code, kept(response)) == (200, "no-store"), path
+        tag = response.headers.get("ETag")
         if tag is not None:  # a client that keeps it by itself may still ask whether it is current
             known = admin.get(path, headers={"If-None-Match": tag})
             assert (known.status_code, kept(known)) == (304, "no-store"), path
@@ -96,7 +96,7 @@ def test_personal_data_is_not_for_a_browser_to_store(admin: Client, alice: Perso
 
 def test_changes_tokens_and_replays_are_not_kept(admin: Client, alice: Person) -> None:
     once: dict[str, Any] = {"headers": {"Idempotency-Key": alice.id}, "json": {"name": "once"}}
-    answers = [
+    responses = [
         admin.patch(alice.path, json={"display_name": "x"}),
         admin.put(f"{alice.path}/grants", json={"scopes": [], "roles": []}),
         admin.post(f"{alice.path}/api-keys", **once),
@@ -110,5 +110,5 @@ def test_changes_tokens_and_replays_are_not_kept(admin: Client, alice: Person) -
         admin.request("OPTIONS", alice.path),
         admin.delete(f"{alice.path}/tokens"),
     ]
-    assert {kept(answer) for answer in answers} == {"no-store"}
-    assert PASSWORD not in "".join(answer.text for answer in answers)
+    assert {kept(response) for response in responses} == {"no-store"}
+    assert PASSWORD not in "".join(response.text for response in responses)

@@ -41,10 +41,10 @@ def posted(person: Person, secret: str = PASSWORD, **more: str) -> dict[str, str
     return {"client_id": person.username, "client_secret": secret, **more}
 
 
-def refusal(answer: Any, status: int, error: str) -> str:
-    assert (answer.status_code, answer.json().get("error")) == (status, error), answer.text
-    assert answer.headers["Cache-Control"] == "no-store"
-    sentence: str = answer.json()["error_description"]
+def refusal(response: Any, status: int, error: str) -> str:
+    assert (response.status_code, response.json().get("error")) == (status, error), response.text
+    assert response.headers["Cache-Control"] == "no-store"
+    sentence: str = response.json()["error_description"]
     return sentence
 
 
@@ -87,10 +87,10 @@ def test_a_wrong_secret_in_the_body_is_answered_as_one_in_the_header(
         nobody.post(path, data={"client_id": other, "client_secret": PASSWORD, "token": "x"}),
         nobody.post(path, data={"token": "x"}, auth=(alice.username, "not it")),
     ]
-    assert len({answer.content for answer in sent}) == 1
-    for answer in sent:
-        refusal(answer, 401, "invalid_client")
-        assert answer.headers["WWW-Authenticate"] == CHALLENGE
+    assert len({response.content for response in sent}) == 1
+    for response in sent:
+        refusal(response, 401, "invalid_client")
+        assert response.headers["WWW-Authenticate"] == CHALLENGE
 
 
 def test_secrets_in_a_body_count_with_those_in_a_header(server: LiveServer, admin: Client) -> None:
@@ -99,10 +99,10 @@ def test_secrets_in_a_body_count_with_those_in_a_header(server: LiveServer, admi
     codes = []
     for number in range(14):
         if number % 2:
-            answer = client.post("/auth/token", auth=(person.username, f"wrong {number}"))
+            response = client.post("/auth/token", auth=(person.username, f"wrong {number}"))
         else:
-            answer = client.post("/auth/token", data=posted(person, f"wrong {number}"))
-        codes.append(answer.status_code)
+            response = client.post("/auth/token", data=posted(person, f"wrong {number}"))
+        codes.append(response.status_code)
     assert codes == [401] * 12 + [429] * 2
 
 
@@ -113,13 +113,13 @@ def test_a_secret_beside_an_authorization_header_is_refused(
 ) -> None:
     headers = {"Bearer": {"Authorization": "Bearer x"}, "key": {"Authorization": f"Bearer {key}"}}
     auth = {"right Basic": PASSWORD, "wrong Basic": "not it"}.get(scheme)
-    answer = nobody.post(
+    response = nobody.post(
         path,
         data=posted(alice, token="x"),
         headers=headers.get(scheme),
         auth=None if auth is None else (alice.username, auth),
     )
-    refusal(answer, 400, "invalid_request")
+    refusal(response, 400, "invalid_request")
 
 
 @pytest.mark.parametrize("path", OAUTH)
@@ -205,8 +205,8 @@ def test_refresh_and_exchange_take_a_secret_in_the_body(admin: Client, nobody: C
 def test_an_api_key_alone_gets_a_token(nobody: Client, alice: Person, key: str, todo: str) -> None:
     for header in (f"Bearer {key}", f"bearer   {key} "):
         for method in ("GET", "POST"):
-            answer = nobody.request(method, "/auth/token", headers={"Authorization": header})
-            assert done(answer)["scope"] == f"{todo}:read"
+            response = nobody.request(method, "/auth/token", headers={"Authorization": header})
+            assert done(response)["scope"] == f"{todo}:read"
     done(nobody.post("/auth/token", auth=("", key)))
     passed = nobody.get(f"/auth/forward/{todo}", headers={"Authorization": f"Bearer {key}"})
     assert passed.headers["X-Keyosk-Account"] == alice.username
@@ -246,28 +246,28 @@ def test_an_api_key_alone_keeps_its_limits(server: LiveServer, admin: Client, to
 def test_an_api_key_by_bearer_elsewhere_is_told_what_to_do(nobody: Client, key: str) -> None:
     header = {"Authorization": f"Bearer {key}"}
     for path in ("/accounts/me", "/services", "/audit"):
-        answer = nobody.get(path, headers=header)
-        assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
-        assert "/auth/token" in answer.json()["detail"]
-        challenge = answer.headers["WWW-Authenticate"]
+        response = nobody.get(path, headers=header)
+        assert (response.status_code, response.json()["code"]) == (401, "invalid_token")
+        assert "/auth/token" in response.json()["detail"]
+        challenge = response.headers["WWW-Authenticate"]
         assert 'error="invalid_token", error_description="' in challenge
         assert "/auth/token" in challenge
-        assert key[5:] not in answer.text + challenge
+        assert key[5:] not in response.text + challenge
     for path in ("/auth/introspect", "/auth/revoke"):
         sentence = refusal(
             nobody.post(path, data={"token": "x"}, headers=header), 401, "invalid_client"
         )
         assert "/auth/token" in sentence
-    answer = nobody.get("/accounts/me", auth=("", key))
-    assert (answer.status_code, answer.json()["code"]) == (401, "bad_credentials")
-    assert "username" in answer.json()["detail"]
+    response = nobody.get("/accounts/me", auth=("", key))
+    assert (response.status_code, response.json()["code"]) == (401, "bad_credentials")
+    assert "username" in response.json()["detail"]
 
 
 def test_an_api_key_in_the_place_of_the_username_is_told_so(nobody: Client, key: str) -> None:
     for secret in ("", "x"):
-        answer = nobody.post("/auth/token", auth=(key, secret))
-        assert "password" in refusal(answer, 401, "invalid_client")
-        assert key[5:] not in answer.text
+        response = nobody.post("/auth/token", auth=(key, secret))
+        assert "password" in refusal(response, 401, "invalid_client")
+        assert key[5:] not in response.text
 
 
 # --- White space ----------------------------------------------------------------------------------

@@ -145,8 +145,8 @@ def test_the_table_of_errors_is_complete_and_true() -> None:
             with pytest.raises(errors.LoginRefused):
                 challenges.refusal(error, realm="todo")
             continue
-        answer = challenges.refusal(error, realm="todo")
-        assert status.startswith(str(answer.status))
-        assert ("Retry-After" in status) == ("Retry-After" in answer.headers)
-        found = re.search(r'error="(\w+)"', answer.headers.get("WWW-Authenticate", ""))
+        response = challenges.refusal(error, realm="todo")
+        assert status.startswith(str(response.status))
+        assert ("Retry-After" in status) == ("Retry-After" in response.headers)
+        found = re.search(r'error="(\w+)"', response.headers.get("WWW-Authenticate", ""))
         assert (f"`{found[1]}`" in code) if found else "`" not in code

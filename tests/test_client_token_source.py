@@ -526,8 +526,8 @@ def test_it_is_the_auth_of_httpx_for_asyncio(keyosk: Issuer, library: Any) -> No
             async def body() -> Any:
                 yield b"x"
 
-            answer = await client.post("https://todo.example/", content=body())
-            assert answer.status_code == 401
+            response = await client.post("https://todo.example/", content=body())
+            assert response.status_code == 401
 
     asyncio.run(ask())
     assert service.calls == 4

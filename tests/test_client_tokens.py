@@ -293,18 +293,18 @@ def test_the_log_of_a_service_says_what_is_wrong_and_its_response_does_not(
     text = keyosk.token(**changes)
     with pytest.raises(InvalidToken) as raised:
         by_thread(text)
-    answer = refusal(raised.value, realm="todo")
+    response = refusal(raised.value, realm="todo")
     assert reason in caplog.text
-    assert answer.content["error_description"] == "The token is not valid."
+    assert response.content["error_description"] == "The token is not valid."
     assert not any(each in caplog.text for each in text.split("."))
 
 
 def test_whoever_sends_an_api_key_is_told_to_get_a_token(keyosk: Issuer) -> None:
     with pytest.raises(InvalidToken) as raised:
         Verifier(ISSUER, AUDIENCE).authorize("Bearer kysk_" + "a" * 38)
-    answer = refusal(raised.value, realm="todo")
-    assert (answer.status, answer.content["error"]) == (401, "invalid_token")
-    assert answer.content["error_description"].startswith("This is an API key.")
+    response = refusal(raised.value, realm="todo")
+    assert (response.status, response.content["error"]) == (401, "invalid_token")
+    assert response.content["error_description"].startswith("This is an API key.")
     assert keyosk.requests == []
 
 

@@ -30,7 +30,7 @@ _MARKS = (
     *("IDENTITY_ENDPOINT", "IDENTITY_HEADER", "SPIFFE_ENDPOINT_SOCKET"),
 )
 
-Answer = tuple[int, str]
+Response = tuple[int, str]
 
 
 class Metadata:
@@ -38,7 +38,7 @@ class Metadata:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, str], dict[str, str]]] = []
-        self.answer: Callable[[], Answer] = lambda: (200, json.dumps({"value": token(1)}))
+        self.answer: Callable[[], Response] = lambda: (200, json.dumps({"value": token(1)}))
 
     def start(self) -> None:
         metadata = self
@@ -258,8 +258,8 @@ def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_github(keyosk: Issuer, metadata: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"http://{metadata.place}/t?api-version=2.0")
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "of the job")
-    answers = iter([json.dumps({"value": token(n), "count": 1}) for n in (1, 2)])
-    metadata.answer = lambda: (200, next(answers))
+    responses = iter([json.dumps({"value": token(n), "count": 1}) for n in (1, 2)])
+    metadata.answer = lambda: (200, next(responses))
     assert [shown_once(keyosk), shown_once(keyosk)] == [token(1), token(2)]
     path, query, headers = metadata.asked[0]
     assert (path, query) == ("/t", {"api-version": "2.0", "audience": ISSUER})
@@ -273,7 +273,7 @@ def test_a_job_of_github_without_the_permission(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("response", "said"),
     [
         ((403, "no"), "status 403"),
         ((302, ""), "status 302"),
@@ -286,11 +286,11 @@ def test_a_job_of_github_without_the_permission(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_what_a_platform_may_answer_instead(
-    metadata: Metadata, monkeypatch: pytest.MonkeyPatch, answer: Answer, said: str
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch, response: Response, said: str
 ) -> None:
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"http://{metadata.place}/t")
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "of the job")
-    metadata.answer = lambda: answer
+    metadata.answer = lambda: response
     told = refusal(workload.github())
     assert said in told
     assert "of the job" not in told

@@ -69,10 +69,10 @@ def test_authlib_with_requests(setting: Setting) -> None:
     assert setting.verify(token["access_token"])["scope"] == setting.scope
 
     def active() -> bool:
-        answer = session.introspect_token(
+        response = session.introspect_token(
             metadata["introspection_endpoint"], token=token["access_token"]
         )
-        return bool(answer.json()["active"])
+        return bool(response.json()["active"])
 
     assert active()
     revoked = session.revoke_token(metadata["revocation_endpoint"], token=token["access_token"])
@@ -95,8 +95,8 @@ def test_authlib_with_httpx(setting: Setting) -> None:
             audience=setting.service,
         )
         assert setting.verify(token["access_token"])["aud"] == setting.service
-        answer = client.get(f"{setting.issuer}/accounts/me")
-        assert answer.status_code == 401  # a token for another service opens nothing here
+        response = client.get(f"{setting.issuer}/accounts/me")
+        assert response.status_code == 401  # a token for another service opens nothing here
 
     async def asked() -> dict[str, Any]:
         async with AsyncOAuth2Client(setting.username, PASSWORD) as client:

@@ -282,8 +282,8 @@ def test_a_clock_ahead_for_a_moment_ends_no_revocation(
 
 
 def feed(client: FlaskClient, since: int = 0) -> dict[str, Any]:
-    answer: dict[str, Any] = client.get(f"/auth/revocations?since={since}").get_json()
-    return answer
+    response: dict[str, Any] = client.get(f"/auth/revocations?since={since}").get_json()
+    return response
 
 
 def of(document: dict[str, Any], account: str) -> list[dict[str, Any]]:

@@ -306,9 +306,9 @@ def test_a_deleted_service_is_gone_and_keyosks_own_is_not(run: Run, admin: Clien
     assert f"{name}:a is still granted to 7 accounts ({', '.join(holders[:5])} and 2 more)" in said
     assert " and part of 1 role (role-" in said
     # SECURITY: without names for who may change services and not see accounts.
-    answer = make_person(admin, "keyosk:services:write").bearer().delete(f"/services/{name}")
-    assert answer.status_code == 409
-    assert answer.json()["detail"] == (
+    response = make_person(admin, "keyosk:services:write").bearer().delete(f"/services/{name}")
+    assert response.status_code == 409
+    assert response.json()["detail"] == (
         f"{name}:a is still granted to 7 accounts and part of 1 role."
     )
     assert admin.get(f"/services/{name}").status_code == 200

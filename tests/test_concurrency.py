@@ -27,13 +27,13 @@ from live import ADMIN_PASSWORD, Client, LiveServer, Request, at_once, patching,
 pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 
-def statuses(answers: Sequence[requests.Response]) -> Counter[int]:
-    return Counter(answer.status_code for answer in answers)
+def statuses(responses: Sequence[requests.Response]) -> Counter[int]:
+    return Counter(response.status_code for response in responses)
 
 
-def done(answer: requests.Response) -> Any:
-    assert answer.ok, answer.text
-    return answer.json() if answer.content else None
+def done(response: requests.Response) -> Any:
+    assert response.ok, response.text
+    return response.json() if response.content else None
 
 
 # --- One name, one object -------------------------------------------------------------------------
@@ -58,15 +58,15 @@ def test_fifty_creates_of_one_username_in_any_spelling_leave_one(admin: Client) 
     name = unique("josé")
     forms = spellings(name, 50)
     assert len(set(forms)) > 25
-    answers = at_once(
+    responses = at_once(
         admin,
         [posting("/accounts", {"username": form}) for form in forms],
     )
-    assert statuses(answers) == {201: 1, 409: 49}
-    for answer in answers:
-        if answer.status_code == 409:
-            assert [fault["field"] for fault in answer.json()["errors"]] == ["username"]
-    (made,) = [answer.json() for answer in answers if answer.status_code == 201]
+    assert statuses(responses) == {201: 1, 409: 49}
+    for response in responses:
+        if response.status_code == 409:
+            assert [fault["field"] for fault in response.json()["errors"]] == ["username"]
+    (made,) = [response.json() for response in responses if response.status_code == 201]
     found = done(admin.get("/accounts", params={"q": name}))["items"]
     assert [account["id"] for account in found] == [made["id"]]
     assert {done(admin.get(f"/accounts/{form}"))["id"] for form in forms[:5]} == {made["id"]}
@@ -75,19 +75,19 @@ def test_fifty_creates_of_one_username_in_any_spelling_leave_one(admin: Client) 
 @pytest.mark.parametrize("path", ["/services", "/roles"])
 def test_twenty_creates_of_one_name_leave_one(admin: Client, path: str) -> None:
     body = {"name": unique("same")}
-    answers = at_once(admin, [lambda own: own.post(path, json=body)] * 20)
-    assert statuses(answers) == {201: 1, 409: 19}
+    responses = at_once(admin, [lambda own: own.post(path, json=body)] * 20)
+    assert statuses(responses) == {201: 1, 409: 19}
 
 
 def test_twenty_services_that_want_one_scope_leave_one(admin: Client) -> None:
     scope = unique("scope")
     bodies = [{"name": unique("service"), "scopes": [scope]} for _ in range(20)]
-    answers = at_once(
+    responses = at_once(
         admin,
         [posting("/services", body) for body in bodies],
     )
-    assert statuses(answers) == {201: 1, 409: 19}
-    made = [done(admin.get(answer.headers["Location"])) for answer in answers if answer.ok]
+    assert statuses(responses) == {201: 1, 409: 19}
+    made = [done(admin.get(response.headers["Location"])) for response in responses if response.ok]
     assert [service["scopes"] for service in made] == [[{"name": scope, "description": ""}]]
 
 
@@ -126,12 +126,12 @@ def test_twenty_changes_on_one_entity_tag_leave_one_winner(
 ) -> None:
     path, field = make(admin)
     tag = admin.get(path).headers["ETag"]
-    answers = at_once(
+    responses = at_once(
         admin,
         [patching(path, {field: f"writer {number}"}, **{"If-Match": tag}) for number in range(20)],
     )
-    assert statuses(answers) == {200: 1, 412: 19}
-    (winner,) = [answer for answer in answers if answer.ok]
+    assert statuses(responses) == {200: 1, 412: 19}
+    (winner,) = [response for response in responses if response.ok]
     now = admin.get(path)
     assert now.json() == winner.json()
     assert now.headers["ETag"] == winner.headers["ETag"] != tag
@@ -145,9 +145,9 @@ def test_a_change_and_a_deletion_on_one_entity_tag_leave_one_winner(
     headers = {"If-Match": admin.get(path).headers["ETag"]}
     change: Request = lambda own: own.patch(path, json={field: "x"}, headers=headers)  # noqa: E731
     delete: Request = lambda own: own.delete(path, headers=headers)  # noqa: E731
-    answers = at_once(admin, [change, delete] * 5)
-    assert sum(answer.ok for answer in answers) == 1
-    assert statuses(answers).keys() <= {200, 204, 404, 412}
+    responses = at_once(admin, [change, delete] * 5)
+    assert sum(response.ok for response in responses) == 1
+    assert statuses(responses).keys() <= {200, 204, 404, 412}
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -155,21 +155,21 @@ def test_without_an_entity_tag_nothing_is_lost_but_what_is_overwritten(
     admin: Client, make: Callable[[Client], tuple[str, str]]
 ) -> None:
     path, field = make(admin)
-    answers = at_once(
+    responses = at_once(
         admin,
         [patching(path, {field: f"{number}"}) for number in range(20)],
     )
-    assert statuses(answers) == {200: 20}
-    assert len({answer.headers["ETag"] for answer in answers}) == 20
+    assert statuses(responses) == {200: 20}
+    assert len({response.headers["ETag"] for response in responses}) == 20
 
 
 def test_changes_of_different_members_lose_none(admin: Client) -> None:
     path, _ = make_account(admin)
-    answers = at_once(
+    responses = at_once(
         admin,
         [patching(path, {"metadata": {f"m{number}": number}}) for number in range(20)],
     )
-    assert statuses(answers) == {200: 20}
+    assert statuses(responses) == {200: 20}
     assert done(admin.get(path))["metadata"] == {f"m{number}": number for number in range(20)}
 
 
@@ -178,17 +178,17 @@ def test_twenty_grants_of_different_scopes_lose_none(admin: Client) -> None:
     scopes = [f"{name}:{number}" for number in range(20)]
     done(admin.post("/services", json={"name": name, "scopes": scopes}))
     path, _ = make_account(admin)
-    answers = at_once(
+    responses = at_once(
         admin,
         [patching(f"{path}/grants", {"add": {"scopes": [scope]}}) for scope in scopes],
     )
-    assert statuses(answers) == {200: 20}
+    assert statuses(responses) == {200: 20}
     assert sorted(done(admin.get(f"{path}/grants"))["scopes"]) == sorted(scopes)
-    answers = at_once(
+    responses = at_once(
         admin,
         [patching(f"{path}/grants", {"remove": {"scopes": [scope]}}) for scope in scopes],
     )
-    assert statuses(answers) == {200: 20}
+    assert statuses(responses) == {200: 20}
     assert done(admin.get(f"{path}/grants")) == {"scopes": [], "roles": []}
 
 
@@ -247,16 +247,16 @@ def test_two_admins_who_go_for_each_other_at_once_leave_one(lonely: LiveServer) 
             pair: tuple[Client, str], attack: Any = attack, ready: threading.Barrier = ready
         ) -> requests.Response:
             ready.wait(timeout=30)
-            answer: requests.Response = attack(*pair)
-            return answer
+            response: requests.Response = attack(*pair)
+            return response
 
         with ThreadPoolExecutor(2) as pool:
             won = list(pool.map(fight, zip(callers, (other, survivor), strict=True)))
         for caller in callers:
             caller.session.close()
-        assert sum(answer.ok for answer in won) == 1, [answer.text for answer in won]
+        assert sum(response.ok for response in won) == 1, [response.text for response in won]
         # Refused by the rule, or as a login that is no more.
-        assert {answer.status_code for answer in won if not answer.ok} <= {401, 403, 404}
+        assert {response.status_code for response in won if not response.ok} <= {401, 403, 404}
         loser = survivor if won[1].ok else other
         if won[1].ok:
             survivor, password = other, other_password
@@ -328,17 +328,17 @@ def test_ten_posts_with_one_key_make_one_object(admin: Client, route: str) -> No
     path, body, listed = paths(admin)[route]
     before = total(admin, listed)
     headers = {"Idempotency-Key": unique("key")}
-    answers = at_once(admin, [lambda own: own.post(path, json=body, headers=headers)] * 10)
-    assert statuses(answers) == {201: 10}
-    assert len({answer.text for answer in answers}) == 1
+    responses = at_once(admin, [lambda own: own.post(path, json=body, headers=headers)] * 10)
+    assert statuses(responses) == {201: 10}
+    assert len({response.text for response in responses}) == 1
     for name in ("Location", "ETag", "Cache-Control", "Content-Type"):
-        assert len({answer.headers[name] for answer in answers}) == 1
-    replayed = [answer.headers.get("Idempotency-Replayed") for answer in answers]
+        assert len({response.headers[name] for response in responses}) == 1
+    replayed = [response.headers.get("Idempotency-Replayed") for response in responses]
     assert sorted(map(str, replayed)) == ["None", *["true"] * 9]
     assert total(admin, listed) == before + 1
     if route in ("api-keys", "rotate"):
-        assert "secret" in answers[0].json()
-        assert answers[0].headers["Cache-Control"] == "no-store"
+        assert "secret" in responses[0].json()
+        assert responses[0].headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -414,9 +414,9 @@ def again(prepared_url: str) -> Iterator[Again]:
         yield Again(installation, clock)
 
 
-def secret_of(answer: TestResponse) -> str | None:
-    assert answer.status_code == 201, answer.get_data()
-    secret: str | None = answer.get_json().get("secret")
+def secret_of(response: TestResponse) -> str | None:
+    assert response.status_code == 201, response.get_data()
+    secret: str | None = response.get_json().get("secret")
     return secret
 
 

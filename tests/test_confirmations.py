@@ -145,9 +145,9 @@ def test_a_stolen_cookie_and_the_password_do_nothing_dangerous(
             for more in ({}, {"code": ""}, {"code": "000000"}, {"passkey": "{}"}):
                 node.clock.now += 150  # wrong codes are throttled
                 tab.get("/me")
-                answer = tab.post(path, {"csrf_token": token, **fields, **more})
-                leads = answer.headers.get("Location", "")
-                assert answer.status_code == 403 or leads.startswith("/console/confirm?next=")
+                response = tab.post(path, {"csrf_token": token, **fields, **more})
+                leads = response.headers.get("Location", "")
+                assert response.status_code == 403 or leads.startswith("/console/confirm?next=")
                 assert state(node) == before
 
 
@@ -258,8 +258,8 @@ def test_codes_are_throttled_as_at_the_login_and_together_with_it(node: Node) ->
         statuses.append(login.show(f"10000{number}").status_code)
     assert statuses == [403, 401] * 3 + [429, 429]
     for more in ({"code": codes[0]}, {"passkey": "{}"}, {"code": code(node, phone)}):
-        answer = grant(node, thief, **_CONFIRMED, **more)
-        assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (429, True)
+        response = grant(node, thief, **_CONFIRMED, **more)
+        assert (response.status_code, int(response.headers["Retry-After"]) > 0) == (429, True)
     # Who shows none is told so, and it counts as none.
     assert grant(node, thief, **_CONFIRMED).status_code == 403
     assert grant(node, tab, **_CONFIRMED, code=codes[1]).status_code == 303
@@ -274,16 +274,16 @@ def test_a_password_alone_never_lengthens_what_a_second_factor_confirmed(node: N
     own = "/console/accounts/me/api-keys"
     token = tab.get("/me").form("/logout").fields["csrf_token"]
     fields = {"csrf_token": token, "name": "one", **_OWN}
-    answer = tab.post(own, fields | {"code": code(node, phone)})
-    assert Page(answer).h1 == "New API key: one"
+    response = tab.post(own, fields | {"code": code(node, phone)})
+    assert Page(response).h1 == "New API key: one"
     node.clock.now += 200
     assert Page(tab.post(own, fields | {"name": "two"})).h1 == "New API key: two"
     for step in ("/app", "/passkey", "/recovery-codes"):
         tab.post(f"{_MINE}{step}", fields | {"current_password": "not the password at all"})
     node.clock.now += 200
-    answer = tab.post(own, fields | {"name": "three"})
-    assert answer.status_code == 403
-    assert "second factor" in Page(answer).text
+    response = tab.post(own, fields | {"name": "three"})
+    assert response.status_code == 403
+    assert "second factor" in Page(response).text
 
 
 def test_the_password_of_another_takes_a_confirmation_before_its_form(node: Node) -> None:
@@ -296,10 +296,10 @@ def test_the_password_of_another_takes_a_confirmation_before_its_form(node: Node
     ]
     form = next(form for form in tab.get(href or "").forms if "confirm" in form.fields)
     given = {"password_again": PASSWORD, "code": code(node, phone)}
-    answer = tab.post(href or "", form.fields | given)
-    assert (answer.status_code, answer.headers["Location"]) == (303, path)
-    answer = tab.send(path, "/password", password=NEW_PASSWORD)
-    assert answer.headers["Location"].startswith(f"{path}?done=password-set")
+    response = tab.post(href or "", form.fields | given)
+    assert (response.status_code, response.headers["Location"]) == (303, path)
+    response = tab.send(path, "/password", password=NEW_PASSWORD)
+    assert response.headers["Location"].startswith(f"{path}?done=password-set")
     assert node.tab().log_in("bob", NEW_PASSWORD).status_code == 303
     assert tab.client.get(href or "").headers["Location"] == path  # there is no question
 
@@ -309,8 +309,8 @@ def test_the_password_of_another_takes_a_confirmation_before_its_form(node: Node
 def test_a_confirmation_leads_to_no_other_site(node: Node, place: str) -> None:
     tab = node.tab()
     tab.log_in()
-    answer = tab.client.get("/console/confirm", query_string={"next": place})
-    assert answer.headers["Location"] == "/console"
+    response = tab.client.get("/console/confirm", query_string={"next": place})
+    assert response.headers["Location"] == "/console"
 
 
 @pytest.mark.attack
@@ -322,10 +322,10 @@ def test_no_other_site_confirms(node: Node) -> None:
     assert tab.post(path, fields).status_code == 403
     assert tab.post(path, fields | {"csrf_token": "0" * 64}).status_code == 403
     for header in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}):
-        answer = tab.client.post(path, data={**fields, "csrf_token": token}, headers=header)
-        assert answer.status_code == 403
-    answer = tab.post(path, fields | {"csrf_token": token})
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/console")
+        response = tab.client.post(path, data={**fields, "csrf_token": token}, headers=header)
+        assert response.status_code == 403
+    response = tab.post(path, fields | {"csrf_token": token})
+    assert (response.status_code, response.headers["Location"]) == (303, "/console")
 
 
 @pytest.mark.attack
@@ -352,8 +352,8 @@ def test_a_question_ends_with_its_session(node: Node, happened: str) -> None:
             node.keyosk.console_sessions.end(OPERATOR, "alice", session)
     path = f"/console/accounts/{id_of(node, 'bob')}/grant"
     for shown in (code(node, phone), codes[0]):
-        answer = tab.post(path, form.fields | {"password_again": PASSWORD, "code": shown})
-        assert answer.headers["Location"].startswith("/console/login")
+        response = tab.post(path, form.fields | {"password_again": PASSWORD, "code": shown})
+        assert response.headers["Location"].startswith("/console/login")
     assert not granted(node)
 
 

@@ -47,9 +47,9 @@ def test_a_login_begins_a_session_in_a_cookie_that_no_script_or_other_site_has(
     server: LiveServer, alice: Person
 ) -> None:
     browser = Browser(server)
-    answer = browser.log_in(alice.username)
-    assert answer.status_code == 303
-    (cookie,) = [c for c in _set_cookies(answer) if "-session=" in c and "Max-Age=0" not in c]
+    response = browser.log_in(alice.username)
+    assert response.status_code == 303
+    (cookie,) = [c for c in _set_cookies(response) if "-session=" in c and "Max-Age=0" not in c]
     assert re.fullmatch(
         r"keyosk-\d+-session=[\w-]{43}; HttpOnly; Path=/; SameSite=Strict", cookie
     )  # plain HTTP on loopback: a browser would not keep a Secure one everywhere
@@ -60,12 +60,12 @@ def test_over_https_the_cookie_is_bound_to_the_host(prepared_url: str) -> None:
     with served(prepared_url, issuer="https://id.example.org/auth") as (_, client):
         page = client.get("/console/login", base_url="http://10.0.0.1:8080")
         assert "__Host-keyosk-login=" in page.headers["Set-Cookie"]
-        answer = log_in(client, base_url="https://id.example.org")
-        (cookie,) = [c for c in answer.headers.getlist("Set-Cookie") if "keyosk-session" in c]
+        response = log_in(client, base_url="https://id.example.org")
+        (cookie,) = [c for c in response.headers.getlist("Set-Cookie") if "keyosk-session" in c]
         assert re.fullmatch(
             r"__Host-keyosk-session=[\w-]{43}; Secure; HttpOnly; Path=/; SameSite=Strict", cookie
         )
-        assert answer.headers["Location"] == "/auth/console"
+        assert response.headers["Location"] == "/auth/console"
         assert 'href="/auth/console/accounts"' in client.get(
             "/console", base_url="https://id.example.org"
         ).get_data(as_text=True)
@@ -74,9 +74,9 @@ def test_over_https_the_cookie_is_bound_to_the_host(prepared_url: str) -> None:
 @table("host", ["keyosk.example:8080", "192.0.2.1:8080", "localhost.example", "[::2]:80", "", "%"])
 def test_plain_http_to_a_network_gets_no_cookie(installation: Installation, host: str) -> None:
     client = app.create_app(installation).test_client()
-    answer = client.get("/console/login", headers={"Host": host})
-    assert (answer.status_code, answer.headers.getlist("Set-Cookie")) == (403, [])
-    assert "needs HTTPS" in answer.get_data(as_text=True)
+    response = client.get("/console/login", headers={"Host": host})
+    assert (response.status_code, response.headers.getlist("Set-Cookie")) == (403, [])
+    assert "needs HTTPS" in response.get_data(as_text=True)
 
 
 @table("host", ["localhost:8080", "127.0.0.1", "[::1]:8080", "keyosk.localhost"])
@@ -86,8 +86,8 @@ def test_plain_http_on_loopback_may_have_one(installation: Installation, host: s
 
 
 def test_the_database_has_no_secret_of_a_session(installation: Installation) -> None:
-    answer = log_in(app.create_app(installation).test_client())
-    secret = re.search(r"session=([\w-]{43})", str(answer.headers.getlist("Set-Cookie")))
+    response = log_in(app.create_app(installation).test_client())
+    secret = re.search(r"session=([\w-]{43})", str(response.headers.getlist("Set-Cookie")))
     assert secret is not None
     ((row),) = rows_of(installation, "SELECT * FROM console_session")
     assert all(secret[1] not in str(value) and secret[1].encode() != value for value in row)
@@ -105,17 +105,17 @@ def test_an_api_key_logs_nobody_in(server: LiveServer, admin: Client, alice: Per
 def test_wrong_logins_are_told_the_same(server: LiveServer, admin: Client, alice: Person) -> None:
     off = make_person(admin)
     done(admin.patch(off.path, json={"enabled": False}))
-    answers = {
-        (answer.status_code, Page(answer).text.replace(name, ""))
+    responses = {
+        (response.status_code, Page(response).text.replace(name, ""))
         for name, password in (
             (alice.username, "not the password at all"),
             (unique("nobody"), PASSWORD),
             (off.username, PASSWORD),
         )
-        for answer in [Browser(server).log_in(name, password)]
+        for response in [Browser(server).log_in(name, password)]
     }
-    assert len(answers) == 1
-    assert {status for status, _ in answers} == {401}
+    assert len(responses) == 1
+    assert {status for status, _ in responses} == {401}
 
 
 @pytest.mark.attack
@@ -127,9 +127,9 @@ def test_guesses_here_and_at_the_token_count_together(server: LiveServer, alice:
     login = (alice.username, "a wrong guess, no. 2")
     statuses = [browser.client.post("/auth/token", auth=login).status_code for _ in range(7)]
     assert statuses == [401] * 6 + [429]
-    answer = browser.log_in(alice.username)
-    assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (429, True)
-    assert Page(answer).h1 == "Log in"
+    response = browser.log_in(alice.username)
+    assert (response.status_code, int(response.headers["Retry-After"]) > 0) == (429, True)
+    assert Page(response).h1 == "Log in"
 
 
 def test_the_cursor_stands_in_the_field_to_fill_in_next(server: LiveServer, alice: Person) -> None:
@@ -181,8 +181,8 @@ def test_password_fields_are_masked_and_open_to_password_managers(
 def test_a_session_ends_by_logout(server: LiveServer, alice: Person) -> None:
     browser = logged_in(server, alice.username)
     kept = browser.client.session.cookies.copy()
-    answer = browser.post("/console/logout", {})
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/console/login")
+    response = browser.post("/console/logout", {})
+    assert (response.status_code, response.headers["Location"]) == (303, "/console/login")
     assert not browser.is_logged_in()
     browser.client.session.cookies.update(kept)
     assert not browser.is_logged_in()
@@ -339,9 +339,9 @@ def test_a_form_without_the_token_of_its_session_is_refused(
     others = logged_in(server, make_person(admin).username).token()
     for token in (None, "", others, "ä", browser.token()[:-1]):
         data = {} if token is None else {"csrf_token": token}
-        answer = browser.client.post("/console/logout", data=data)
-        assert answer.status_code == 403
-        assert "another site" in Page(answer).text
+        response = browser.client.post("/console/logout", data=data)
+        assert response.status_code == 403
+        assert "another site" in Page(response).text
     assert browser.is_logged_in()
 
 
@@ -366,9 +366,9 @@ def test_the_cookie_is_no_login_to_the_api_and_a_login_to_the_api_is_no_cookie(
     assert browser.client.post("/auth/token").status_code == 401
     for client in (person.login(), person.bearer()):
         assert client.get("/console/accounts").status_code == 303
-        answer = client.post("/console/accounts", data={"username": unique("made")})
-        assert answer.status_code == 303
-        assert answer.headers["Location"].startswith("/console/login")
+        response = client.post("/console/accounts", data={"username": unique("made")})
+        assert response.status_code == 303
+        assert response.headers["Location"].startswith("/console/login")
 
 
 @pytest.mark.attack
@@ -394,18 +394,23 @@ def test_a_login_leads_to_a_page_of_the_console(
     fields = browser.get("/console/login", params={"next": wanted}).form("/console/login").fields
     assert fields["next"] == place
     fields |= {"username": alice.username, "password": PASSWORD, "next": wanted}
-    answer = browser.client.post("/console/login", data=fields)
-    assert (answer.status_code, answer.headers["Location"]) == (303, place)
+    response = browser.client.post("/console/login", data=fields)
+    assert (response.status_code, response.headers["Location"]) == (303, place)
 
 
 def test_a_page_without_a_session_leads_to_the_login_and_back(server: LiveServer) -> None:
     browser = Browser(server)
     for path in ("/console", "/me", "/console/audit?actor=a%26b"):
-        answer = browser.client.get(path)
-        assert answer.status_code == 303
-        assert browser.get(answer.headers["Location"]).form("/console/login").fields["next"] == path
-    answer = browser.client.get("/console/accounts?q=a", headers={"HX-Request": "true"})
-    assert (answer.status_code, answer.headers["HX-Redirect"][:20]) == (204, "/console/login?next=")
+        response = browser.client.get(path)
+        assert response.status_code == 303
+        assert (
+            browser.get(response.headers["Location"]).form("/console/login").fields["next"] == path
+        )
+    response = browser.client.get("/console/accounts?q=a", headers={"HX-Request": "true"})
+    assert (response.status_code, response.headers["HX-Redirect"][:20]) == (
+        204,
+        "/console/login?next=",
+    )
 
 
 @pytest.mark.attack
@@ -421,12 +426,15 @@ def test_every_page_but_the_login_needs_a_session_and_every_change_its_token(
             continue
         seen += 1
         with subtests.test(f"{method} {path}"):
-            answer = Client(server.url).request(method, path)
-            assert (answer.status_code, answer.headers["Location"][:14]) == (303, "/console/login")
+            response = Client(server.url).request(method, path)
+            assert (response.status_code, response.headers["Location"][:14]) == (
+                303,
+                "/console/login",
+            )
             if method == "POST":
                 assert root.client.post(path).status_code == 403
-            answer = root.client.request("OPTIONS", path)
-            assert (answer.status_code, method in answer.headers["Allow"]) == (204, True)
+            response = root.client.request("OPTIONS", path)
+            assert (response.status_code, method in response.headers["Allow"]) == (204, True)
             assert root.client.request("PUT", path).status_code == 405
     assert seen > 25
 
@@ -440,9 +448,9 @@ def test_no_page_is_kept_framed_or_sent_elsewhere(server: LiveServer, root: Brow
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
         assert "Access-Control-Allow-Origin" not in headers
-    answer = root.client.get("/console/static/htmx.min.js")
-    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "public, max-age=300")
-    tag = {"If-None-Match": answer.headers["ETag"]}
+    response = root.client.get("/console/static/htmx.min.js")
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, "public, max-age=300")
+    tag = {"If-None-Match": response.headers["ETag"]}
     assert root.client.get("/console/static/htmx.min.js", headers=tag).status_code == 304
     for file in ("htmx.LICENSE", "..%2fapi.py", "nothing.js"):
         assert root.client.get(f"/console/static/{file}").status_code == 404
@@ -479,8 +487,8 @@ def test_what_is_called_as_an_address_of_the_api_is_nobody(root: Browser, path: 
 def test_it_can_be_turned_off(prepared_url: str) -> None:
     with served(prepared_url, has_console=False) as (_, client):
         for path in ("/console", "/console/login", "/me", "/console/static/console.css"):
-            answer = client.get(path)
-            assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+            response = client.get(path)
+            assert (response.status_code, response.mimetype) == (404, "application/problem+json")
         assert "console" not in client.get("/").get_json()["links"]
 
 
@@ -544,12 +552,12 @@ def test_a_dangerous_act_is_shown_first_and_takes_the_password_after_five_minute
         assert not granted()
         clock.now += 301
         assert "Your password" in send().get_data(as_text=True)
-        answer = send(confirm="yes")
-        assert (answer.status_code, granted()) == (403, False)
-        answer = send(confirm="yes", password_again="not the password at all")
-        assert (answer.status_code, granted()) == (403, False)
-        answer = send(confirm="yes", password_again=ADMIN_PASSWORD)
-        assert (answer.status_code, granted()) == (303, True)
+        response = send(confirm="yes")
+        assert (response.status_code, granted()) == (403, False)
+        response = send(confirm="yes", password_again="not the password at all")
+        assert (response.status_code, granted()) == (403, False)
+        response = send(confirm="yes", password_again=ADMIN_PASSWORD)
+        assert (response.status_code, granted()) == (303, True)
         assert "Your password" not in send().get_data(as_text=True)
         clock.now += 301
         assert "Your password" in send().get_data(as_text=True)
@@ -590,9 +598,9 @@ def log_in(client: InProcess, secret: str = ADMIN_PASSWORD, **options: Any) -> T
     found = re.search(r'name="csrf_token" value="(\w+)"', page)
     assert found is not None
     fields = {"csrf_token": found[1], "username": "admin", "password": secret}
-    answer = client.post("/console/login", data=fields, **options)
-    assert answer.status_code == 303, answer.get_data(as_text=True)
-    return answer
+    response = client.post("/console/login", data=fields, **options)
+    assert response.status_code == 303, response.get_data(as_text=True)
+    return response
 
 
 def token(client: InProcess) -> str:
@@ -601,5 +609,5 @@ def token(client: InProcess) -> str:
     return found[1]
 
 
-def _set_cookies(answer: Any) -> list[str]:
-    return list(answer.raw.headers.getlist("Set-Cookie"))
+def _set_cookies(response: Any) -> list[str]:
+    return list(response.raw.headers.getlist("Set-Cookie"))

@@ -211,8 +211,8 @@ def make_a_key_and_copy_its_secret(hands: Hands, keyosk: Installation) -> None:
         assert hands.page.evaluate("navigator.clipboard.readText()") == secret.input_value()
     else:
         assert not hands.page.get_by_role("button", name="Copy").is_visible()
-    answer = hands.visitor.server.client("admin", secret.input_value()).post("/auth/token")
-    assert answer.status_code == 200
+    response = hands.visitor.server.client("admin", secret.input_value()).post("/auth/token")
+    assert response.status_code == 200
 
 
 def find_the_owner_of_a_leaked_key_and_end_it(hands: Hands, keyosk: Installation) -> None:

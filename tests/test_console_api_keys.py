@@ -47,11 +47,11 @@ def test_the_keys_of_everybody_are_listed_and_filtered(admin: Client, root: Brow
 def test_a_leaked_key_is_found_and_ended(server: LiveServer, admin: Client, root: Browser) -> None:
     alice = make_person(admin)
     key, secret = make_key(admin, alice, name="laptop")
-    answer = root.post("/console/api-keys/find", {"secret": f"  {secret}\n"})
-    page = Page(answer)
+    response = root.post("/console/api-keys/find", {"secret": f"  {secret}\n"})
+    page = Page(response)
     assert re.search(rf"This is a key of {alice.username} ?: laptop", page.text)
     assert "It works." in page.text
-    assert secret not in answer.text
+    assert secret not in response.text
     (form,) = [form for form in page.forms if form.action.endswith(f"{key}/end")][:1]
     page = root.act(form.action)
     assert "no longer works" in page.text
@@ -110,9 +110,9 @@ def test_a_search_says_whether_it_is_this_very_secret_and_whether_it_works(admin
 def test_nobody_without_the_scope_learns_whose_a_key_is(server: LiveServer, admin: Client) -> None:
     alice = make_person(admin)
     _, secret = make_key(admin, alice)
-    answer = logged_in(server, alice.username).post("/console/api-keys/find", {"secret": secret})
-    assert answer.status_code == 403
-    assert secret not in answer.text
+    response = logged_in(server, alice.username).post("/console/api-keys/find", {"secret": secret})
+    assert response.status_code == 403
+    assert secret not in response.text
 
 
 @table(

@@ -140,7 +140,7 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def another_site(host: str, body: str) -> Iterator[str]:
-    """A site on this machine; answers its URL."""
+    """A site on this machine; yields its URL."""
 
     def site(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [("Content-Type", "text/html; charset=utf-8")])

@@ -64,8 +64,8 @@ def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
     rule = done(admin.get(f"/issuers/{name}/rules/main"))
     assert rule["claims"] == {"repository_id": "842913401", "protected": True, "run": 7}
     assert (rule["scopes"], rule["once"]) == ([shop.read], True)
-    answer = root.post(f"{path}/rules/main", {**fields, "claims": written, "confirm": "yes"})
-    assert answer.status_code == 412  # as the page was before
+    response = root.post(f"{path}/rules/main", {**fields, "claims": written, "confirm": "yes"})
+    assert response.status_code == 412  # as the page was before
     for enabled, word in (("false", "Disabled."), ("true", "Enabled.")):
         assert word in root.act(f"{path}/rules/main/switch", enabled=enabled).text
         assert word in root.act(f"{path}/switch", enabled=enabled).text
@@ -94,13 +94,13 @@ def test_a_token_is_tried_without_being_kept(shop: Shop, root: Browser) -> None:
     shop.rule("tags", {"repository_id": "842913401", "ref": "refs/tags/*"})
     path = f"/console/issuers/{shop.issuer}/test"
     token = shop.ci.token()
-    answer = root.post(path, {"assertion": f" {token}\n"})
-    page = Page(answer)
+    response = root.post(path, {"assertion": f" {token}\n"})
+    page = Page(response)
     assert f"It would log in as {shop.account} by the rule main." in page.text
     assert 'ref is "refs/heads/main" , not "refs/tags/*"' in page.text
     assert '"repository": "acme/shop"' in page.text
     for part in token.split(".")[1:]:
-        assert part not in answer.text
+        assert part not in response.text
     page = Page(root.post(path, {"assertion": shop.ci.token(ref="refs/heads/x")}))
     assert "It would not log in: The token is valid, but no rule lets it log in." in page.text
     for bad in (token[:-4] + "AAAA", "a.b.c", "", "x" * 20_000, shop.ci.token(aud="other")):

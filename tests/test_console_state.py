@@ -49,9 +49,9 @@ def get(client: InProcess, path: str, **query: str) -> Page:
 
 def send(client: InProcess, path: str, **fields: str) -> Page:
     token = get(client, "/me").form("/console/logout").fields["csrf_token"]
-    answer = client.post(path, data={"csrf_token": token, **fields})
-    assert answer.status_code == 303, answer.text
-    return get(client, answer.headers["Location"])
+    response = client.post(path, data={"csrf_token": token, **fields})
+    assert response.status_code == 303, response.text
+    return get(client, response.headers["Location"])
 
 
 def guess(client: InProcess, name: str, number: int, address: str = "192.0.2.7") -> None:
@@ -152,8 +152,8 @@ def test_an_admin_sees_and_ends_sessions_of_everybody(server: LiveServer, admin:
     forms = [form for form in page.forms if form.action.endswith("/sessions/end")]
     assert {form.fields["kind"] for form in forms} == {"refresh", "console"}
     for each in forms:
-        answer = root.client.post("/console/sessions/end", data=each.fields)
-        assert "The session was ended." in root.get(answer.headers["Location"]).text
+        response = root.client.post("/console/sessions/end", data=each.fields)
+        assert "The session was ended." in root.get(response.headers["Location"]).text
     assert not hers.is_logged_in()
     refresh = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"]}
     assert server.client().post("/auth/token", data=refresh).status_code == 400
@@ -278,10 +278,10 @@ def test_the_log_is_filtered_by_credential_and_exported(prepared_url: str) -> No
         assert f"account/{bob}" in page.text
         assert f"account/{keyosk.accounts.get('alice').id}" not in page.text
         (link,) = [given["href"] or "" for _, given in page.tags if "download" in given]
-        answer = client.get(link)
-        assert answer.headers["Content-Type"].startswith("application/jsonl")
-        assert "attachment" in answer.headers["Content-Disposition"]
-        rows = [json.loads(line) for line in answer.text.splitlines()]
+        response = client.get(link)
+        assert response.headers["Content-Type"].startswith("application/jsonl")
+        assert "attachment" in response.headers["Content-Disposition"]
+        rows = [json.loads(line) for line in response.text.splitlines()]
         assert [row["target"] for row in rows] == [f"account/{bob}"]
         assert client.get("/console/audit/export?since=yesterday").status_code == 422
 
@@ -343,13 +343,13 @@ def test_the_live_page_asks_for_itself_until_paused_or_nobody_says_go_on(prepare
 
 def test_settings_are_shown_as_they_are_with_no_secret(prepared_url: str) -> None:
     with console(prepared_url) as (_, client):
-        answer = client.get("/console/settings")
-        text = Page(answer).text
+        response = client.get("/console/settings")
+        text = Page(response).text
         assert "KEYOSK_KEY_PUBLISH_AHEAD 900 environment" in text
         assert "KEYOSK_TOKEN_LIFETIME 900 default" in text
         assert "encoding ok" in text
         for secret in (ADMIN_PASSWORD, SECRET_KEY):
-            assert secret not in answer.text
+            assert secret not in response.text
 
 
 def test_who_may_not_see_something_is_not_led_to_it(server: LiveServer, admin: Client) -> None:

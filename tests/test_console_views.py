@@ -100,14 +100,14 @@ def test_rights_are_shown_with_what_they_come_through(admin: Client, root: Brows
 def test_an_account_is_made_changed_disabled_and_deleted(root: Browser, admin: Client) -> None:
     name = unique("made")
     fields = {"username": name, "display_name": "Somebody", "password": PASSWORD, "once": "a" * 9}
-    answer = root.post("/console/accounts", fields)
-    page = root.get(answer.headers["Location"])
+    response = root.post("/console/accounts", fields)
+    page = root.get(response.headers["Location"])
     assert ("Created." in page.text, page.h1) == (True, name)
     path = f"/console/accounts/{done(admin.get(f'/accounts/{name}'))['id']}"
     fields = root.get(path).form("/edit").fields
     assert "Saved." in root.act(f"{path}/edit", **fields | {"display_name": "Another"}).text
-    answer = root.post(f"{path}/edit", fields)  # as the page was before
-    assert answer.status_code == 412
+    response = root.post(f"{path}/edit", fields)  # as the page was before
+    assert response.status_code == 412
     page = Page(root.post(f"{path}/disable", {}))
     assert "The account gets no new token" in page.text
     page = root.act(f"{path}/disable")
@@ -115,8 +115,8 @@ def test_an_account_is_made_changed_disabled_and_deleted(root: Browser, admin: C
     assert done(admin.get(f"/accounts/{name}"))["enabled"] is False
     assert "Enabled." in root.act(f"{path}/enable").text
     assert "sessions were ended" in root.act(f"{path}/end-tokens").text
-    answer = root.post(f"{path}/password", {"password": NEW_PASSWORD})
-    assert "The password was set." in root.get(answer.headers["Location"]).text
+    response = root.post(f"{path}/password", {"password": NEW_PASSWORD})
+    assert "The password was set." in root.get(response.headers["Location"]).text
     assert root.act(f"{path}/delete").h1 == "Accounts"
     assert admin.get(f"/accounts/{name}").status_code == 404
 
@@ -155,8 +155,8 @@ def test_everybody_has_a_page_of_their_own(server: LiveServer, admin: Client) ->
     page = browser.act("/console/accounts/me/api-keys", PASSWORD, name="phone")
     assert server.client(alice.username, _secret(page)).post("/auth/token").status_code == 200
     (session,) = done(alice.login().get("/accounts/me/console-sessions"))["items"]
-    answer = browser.post("/console/accounts/me/end-console-session", {"session": session["id"]})
-    assert answer.status_code == 303
+    response = browser.post("/console/accounts/me/end-console-session", {"session": session["id"]})
+    assert response.status_code == 303
     assert not browser.is_logged_in()
 
 
@@ -205,9 +205,9 @@ def test_safeguards_against_privilege_escalation_hold(server: LiveServer, admin:
     bob = make_person(admin)
     browser = logged_in(server, helper.username)
     path = f"/console/accounts/{bob.id}/grant"
-    answer = browser.post(path, {"kind": "scope", "name": "keyosk:admin", "confirm": "yes"})
-    assert answer.status_code == 403
-    assert "rights that you do not hold" in Page(answer).text
+    response = browser.post(path, {"kind": "scope", "name": "keyosk:admin", "confirm": "yes"})
+    assert response.status_code == 403
+    assert "rights that you do not hold" in Page(response).text
     rows = done(admin.get("/audit", params={"actor": helper.id, "outcome": "refused"}))["items"]
     assert [(row["action"], row["via"]) for row in rows] == [("rule.refused", "console")]
 
@@ -404,9 +404,9 @@ def test_no_text_in_a_form_or_a_path_runs(infested: tuple[Installation, InProces
             ("/console/roles/role1/delete", "more"),
             ("/console/login", "username"),
         ):
-            answer = client.post(path, data={"csrf_token": form_token, name: text})
-            page = Page(answer)
-            assert (page.dangers(), answer.status_code < 500) == ([], True), (path, text)
+            response = client.post(path, data={"csrf_token": form_token, name: text})
+            page = Page(response)
+            assert (page.dangers(), response.status_code < 500) == ([], True), (path, text)
         for start in (
             *("/console/accounts/", "/console/services/", "/console/roles/", "/console/"),
             *("/console/issuers/", "/console/issuers/ci0/rules/"),
@@ -421,8 +421,8 @@ def test_no_text_in_a_form_or_a_path_runs(infested: tuple[Installation, InProces
 def test_no_page_is_large(infested: tuple[Installation, InProcess]) -> None:
     _, client = infested
     for path in (*_VIEWS, "/console/static/console.css"):
-        answer = client.get(path)
-        assert len(answer.get_data()) < (15_000 if path.endswith(".css") else 100_000), path
+        response = client.get(path)
+        assert len(response.get_data()) < (15_000 if path.endswith(".css") else 100_000), path
 
 
 # --- What these tests are made of -----------------------------------------------------------------
@@ -454,10 +454,10 @@ def token(client: InProcess) -> str:
 
 
 def act(client: InProcess, path: str, **fields: str) -> Page:
-    answer = client.post(path, data={"csrf_token": token(client), **fields})
-    if answer.status_code == 303:
-        return get(client, answer.headers["Location"])
-    return Page(answer)
+    response = client.post(path, data={"csrf_token": token(client), **fields})
+    if response.status_code == 303:
+        return get(client, response.headers["Location"])
+    return Page(response)
 
 
 def _secret(page: Page) -> str:

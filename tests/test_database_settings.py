@@ -206,8 +206,8 @@ def test_the_defaults_of_a_role_do_not_change_what_is_promised(
             return admin.patch(f"/accounts/{name}", json={"display_name": f"Zoë 李雷 {number}"})
 
         with ThreadPoolExecutor(16) as pool:
-            answers = list(pool.map(change, range(80)))
-        assert [answer.status_code for answer in answers] == [200] * 80
+            responses = list(pool.map(change, range(80)))
+        assert [response.status_code for response in responses] == [200] * 80
         time.sleep(0.3)  # longer than those sessions were to be idle
         assert change(81).status_code == 200
         unknown = "李雷".encode().decode("latin-1")  # requests sends Basic in that
@@ -228,8 +228,8 @@ def test_a_version_beyond_64_bits_is_stale_and_not_an_error(admin: Client, numbe
         headers = {"If-Match": f'"{number}"'}
         for method in ("PATCH", "DELETE"):
             options: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
-            answer = admin.request(method, f"{path}/{name}", headers=headers, **options)
-            assert answer.status_code == 412, answer.text
+            response = admin.request(method, f"{path}/{name}", headers=headers, **options)
+            assert response.status_code == 412, response.text
 
 
 @table("number", [*HUGE, "-1", "1e3"])
@@ -239,11 +239,11 @@ def test_a_number_that_no_database_holds_is_the_callers_fault(
 ) -> None:
     if place == "lifetime":
         login = server.client("admin", ADMIN_PASSWORD)
-        answer = login.post("/auth/token", data={"lifetime": number})
+        response = login.post("/auth/token", data={"lifetime": number})
     else:
         path = "/auth/revocations" if place == "since" else "/accounts"
-        answer = admin.get(path, params={place: number})
-    assert 400 <= answer.status_code < 500, answer.text
+        response = admin.get(path, params={place: number})
+    assert 400 <= response.status_code < 500, response.text
 
 
 @table("text", [NUL, HALF])
@@ -274,11 +274,11 @@ def test_text_that_no_database_holds_is_the_callers_fault(
     login = server.client("admin", ADMIN_PASSWORD)
     for path, body in bodies:
         client = admin if not path.startswith("/auth/") else login
-        answer = client.post(path, json=body)
-        assert 400 <= answer.status_code < 500, (path, body, answer.text)
+        response = client.post(path, json=body)
+        assert 400 <= response.status_code < 500, (path, body, response.text)
     for path in ("/accounts", "/roles", "/services", "/audit", "/api-keys"):
         for parameter in ("q", "cursor", "sort", "username", "target", "prefix", "x%00y"):
-            answer = admin.get(f"{path}?{parameter}=a%00b")
-            assert 400 <= answer.status_code < 500, (path, parameter, answer.text)
+            response = admin.get(f"{path}?{parameter}=a%00b")
+            assert 400 <= response.status_code < 500, (path, parameter, response.text)
     for path in ("/accounts/a%00b", "/roles/a%00b", "/services/a%00b/scopes", "/signing-keys/%00"):
         assert admin.get(path).status_code == 404

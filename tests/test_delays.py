@@ -30,8 +30,8 @@ def compromise(keyosk: Installation) -> None:
 CAUSES = pytest.mark.parametrize(("cause", "longest"), [(revoke, 1), (compromise, 3)])
 
 
-def issued_at(answer: dict[str, str]) -> int:
-    moment: int = jwt.decode(answer["access_token"], options={"verify_signature": False})["iat"]
+def issued_at(response: dict[str, str]) -> int:
+    moment: int = jwt.decode(response["access_token"], options={"verify_signature": False})["iat"]
     return moment
 
 
@@ -54,11 +54,11 @@ def test_the_server_is_told_to_hold_the_response(
         held: list[float] = []
 
         def ask() -> int:
-            answer = client.post(
+            response = client.post(
                 "/auth/token", auth=("alice", secret), environ_overrides={HOLD: held.append}
             )
-            assert answer.status_code == 200
-            return issued_at(answer.get_json())
+            assert response.status_code == 200
+            return issued_at(response.get_json())
 
         moment = ask()
         assert 0 < max(held) <= longest
@@ -78,9 +78,9 @@ def test_without_a_server_the_thread_itself_waits(
     with installed(prepared_url, clock=clock) as keyosk:
         client, secret = alice(keyosk, cause)
         began = time.monotonic()
-        answer = client.post("/auth/token", auth=("alice", secret))
+        response = client.post("/auth/token", auth=("alice", secret))
         waited = time.monotonic() - began
-        assert issued_at(answer.get_json()) <= clock() + waited
+        assert issued_at(response.get_json()) <= clock() + waited
         assert waited >= 0.75 * longest
 
 
@@ -109,9 +109,9 @@ def test_an_account_that_revoked_its_tokens_keeps_no_thread_from_others(tmp_path
             asked = [pool.submit(server.client("admin", key).post, "/auth/token") for _ in range(8)]
             # This one needs the only thread, too.
             assert server.client().get("/health/ready").status_code == 200
-            answers = [request.result() for request in asked]
-        assert [answer.status_code for answer in answers] == [200] * 8
-        for answer in answers:
-            token = answer.json()["access_token"]
+            responses = [request.result() for request in asked]
+        assert [response.status_code for response in responses] == [200] * 8
+        for response in responses:
+            token = response.json()["access_token"]
             shown = admin.post("/auth/introspect", data={"token": token}).json()
             assert shown["active"] is True

@@ -193,7 +193,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 def bash(server: LiveServer, script: str, **variables: str) -> str:
-    """Run a script whose first failure ends it; an answer that is an error is one."""
+    """Run a script whose first failure ends it; a response that is an error is one."""
     ran = execute(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=server.folder,

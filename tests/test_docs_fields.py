@@ -42,7 +42,7 @@ def test_every_scope_of_keyosk_is_in_the_api_page_and_no_other() -> None:
 )
 def test_every_field_of_a_shape_is_in_its_section(heading: str, shape: type[Schema]) -> None:
     text = section(heading)
-    # The answer to a change may have it besides; docs/explanation/revocation.md tells.
+    # The response to a change may have it besides; docs/explanation/revocation.md tells.
     names = {field.data_key or name for name, field in shape().fields.items()}
     for name in names - {"effective_at_latest"}:
         assert f"`{name}`" in text, f"{heading}: {name}"

@@ -19,9 +19,9 @@ from tables import table
 
 
 def revocation_list(server: LiveServer) -> str:
-    answer = server.client().get("/auth/revocations", headers={"Accept": "application/jwt"})
-    assert answer.status_code == 200, answer.text
-    return answer.text.strip()
+    response = server.client().get("/auth/revocations", headers={"Accept": "application/jwt"})
+    assert response.status_code == 200, response.text
+    return response.text.strip()
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def test_keyosk_takes_the_revocation_list_nowhere(server: LiveServer, todo: str)
 def test_no_service_may_have_the_audience_of_a_document(
     server: LiveServer, admin: Client, path: str
 ) -> None:
-    answer = admin.post("/services", json={"name": "documents", "audience": server.url + path})
-    assert answer.status_code == 422
-    assert [each["field"] for each in answer.json()["errors"]] == ["audience"]
+    response = admin.post("/services", json={"name": "documents", "audience": server.url + path})
+    assert response.status_code == 422
+    assert [each["field"] for each in response.json()["errors"]] == ["audience"]
 
 
 # --- Checkpoints ----------------------------------------------------------------------------------

@@ -61,12 +61,12 @@ def test_a_double_member_is_refused(installation: Installation, route: Route, me
         member = next(iter(operation.body().fields))
         doubled = f'{{"{member}": "one", "{member}": "two"}}'
         assert list(json.loads(doubled).values()) == ["two"]  # as most parsers do it
-        answer = client.open(
+        response = client.open(
             path,
             method=method,
             data=f"{member}=one&{member}=two" if form == FORM else doubled,
             content_type=form,
             auth=("admin", ADMIN_PASSWORD),
         )
-        assert answer.status_code in (400, 422), (form, answer.get_data(as_text=True))
-        assert "twice" in answer.get_data(as_text=True)
+        assert response.status_code in (400, 422), (form, response.get_data(as_text=True))
+        assert "twice" in response.get_data(as_text=True)

@@ -120,8 +120,8 @@ def test_a_kill_amid_writes_loses_no_acknowledged_account_or_half(own_server: Li
             assert admin.get(f"/accounts/{name}/grants").json() == grants, name
 
     # And whoever was acknowledged last can log in.
-    answer = server.client(record.acknowledged[-1], PASSWORD).post("/auth/token").json()
-    assert set(answer["scope"].split()) == set(SCOPES)
+    response = server.client(record.acknowledged[-1], PASSWORD).post("/auth/token").json()
+    assert set(response["scope"].split()) == set(SCOPES)
     assert server.stop() == 0
 
 

@@ -82,9 +82,9 @@ modules: {{}}
                 f"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{said}</auth>"
                 "".encode()
             )
-            answer = _read(connection, b"<success", b"<failure")
-        assert b"<success" in answer or b"<failure" in answer, answer
-        return b"<success" in answer
+            response = _read(connection, b"<success", b"<failure")
+        assert b"<success" in response or b"<failure" in response, response
+        return b"<success" in response
 
 
 def _read(connection: socket.socket, *ends: bytes) -> bytes:

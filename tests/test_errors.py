@@ -52,13 +52,13 @@ INTERNAL = re.compile(
 
 
 def assert_problem(
-    answer: requests.Response, status: int, code: str | None = None, *fields: str
+    response: requests.Response, status: int, code: str | None = None, *fields: str
 ) -> None:
-    """An answer as RFC 9457 and the design have it; ``fields``: those that are said to be wrong."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.headers["Cache-Control"] == "no-store"
-    body = answer.json()
+    """A response as RFC 9457 and the design have it; ``fields``: those at fault."""
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Cache-Control"] == "no-store"
+    body = response.json()
     expected = {"type", "title", "status", "detail", "code", "request_id"}
     assert body.keys() == (expected | {"errors"} if fields else expected)
     assert body["type"] == "about:blank"
@@ -67,18 +67,18 @@ def assert_problem(
     assert re.fullmatch(r"[A-Z].*\.", body["detail"]) or fields
     assert code is None or body["code"] == code
     assert re.fullmatch(r"[a-z_]+", body["code"])
-    assert body["request_id"] == answer.headers["X-Request-Id"]
+    assert body["request_id"] == response.headers["X-Request-Id"]
     for fault in body.get("errors", []):
         assert fault.keys() == {"field", "message"}
         assert fault["message"]
     assert [fault["field"] for fault in body.get("errors", [])] == list(fields)
-    assert not INTERNAL.search(answer.text)
+    assert not INTERNAL.search(response.text)
 
 
-def assert_headers(answer: requests.Response) -> None:
-    assert UUID.fullmatch(answer.headers["X-Request-Id"])
-    assert SECURITY_HEADERS.items() <= answer.headers.items()
-    assert answer.headers["Server"] == "keyosk"
+def assert_headers(response: requests.Response) -> None:
+    assert UUID.fullmatch(response.headers["X-Request-Id"])
+    assert SECURITY_HEADERS.items() <= response.headers.items()
+    assert response.headers["Server"] == "keyosk"
 
 
 # --- Where there is nothing -----------------------------------------------------------------------
@@ -101,19 +101,19 @@ def assert_headers(answer: requests.Response) -> None:
 )
 def test_an_address_that_does_not_exist(server: LiveServer, admin: Client, path: str) -> None:
     for client in (server.client(), admin):
-        answer = client.get(path)
-        assert_problem(answer, 404, "not_found")
-        assert "hunter2" not in answer.text
-        assert_headers(answer)
+        response = client.get(path)
+        assert_problem(response, 404, "not_found")
+        assert "hunter2" not in response.text
+        assert_headers(response)
 
 
 @table("method", ["PUT", "PROPFIND", "TRACE", "X" * 20])
 def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str) -> None:
-    answer = server.client().request(method, "/accounts")
+    response = server.client().request(method, "/accounts")
 
-    assert_problem(answer, 405, "method_not_allowed")
-    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
-    assert_headers(answer)
+    assert_problem(response, 405, "method_not_allowed")
+    assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
+    assert_headers(response)
 
 
 # --- Bodies ---------------------------------------------------------------------------------------
@@ -122,10 +122,10 @@ def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str)
 def test_a_body_above_64_kib_is_refused_by_its_length(server: LiveServer, admin: Client) -> None:
     for client in (server.client(), admin):
         for path in ("/accounts", "/auth/token", "/nothing"):
-            answer = client.post(path, data=b" " * (64 * 1024 + 1), headers=JSON)
-            assert_problem(answer, 413)
-            assert answer.headers["Connection"] == "close"
-            assert_headers(answer)
+            response = client.post(path, data=b" " * (64 * 1024 + 1), headers=JSON)
+            assert_problem(response, 413)
+            assert response.headers["Connection"] == "close"
+            assert_headers(response)
     assert_problem(admin.post("/accounts", data=b" " * (64 * 1024), headers=JSON), 400)
 
 
@@ -145,9 +145,9 @@ def test_a_chunked_body_above_64_kib_is_refused(server: LiveServer, admin: Clien
             yield b" " * 1024
 
     for client in (server.client(), admin):
-        answer = client.post("/accounts", data=chunks(65 * 1024), headers=JSON)
-        assert_problem(answer, 413)
-        assert_headers(answer)
+        response = client.post("/accounts", data=chunks(65 * 1024), headers=JSON)
+        assert_problem(response, 413)
+        assert_headers(response)
     assert_problem(admin.post("/accounts", data=chunks(64 * 1024), headers=JSON), 400)
 
 
@@ -168,10 +168,10 @@ def test_a_compressed_body_is_refused(admin: Client, path: str, content_type: st
     plain = json.dumps(body).encode()
     for coding, data in (("gzip", gzip.compress(plain)), ("GZIP", plain), ("br, gzip", plain)):
         headers = {"Content-Type": content_type, "Content-Encoding": coding}
-        answer = admin.post(path, data=data, headers=headers)
-        assert_problem(answer, 415, "unsupported_media_type")
-        assert "Content-Encoding" in answer.json()["detail"]
-        assert answer.headers["Accept-Encoding"] == "identity"
+        response = admin.post(path, data=data, headers=headers)
+        assert_problem(response, 415, "unsupported_media_type")
+        assert "Content-Encoding" in response.json()["detail"]
+        assert response.headers["Accept-Encoding"] == "identity"
     headers = {"Content-Type": content_type, "Content-Encoding": "identity"}
     assert admin.post(path, data=plain, headers=headers).status_code in (200, 201)
 
@@ -179,8 +179,8 @@ def test_a_compressed_body_is_refused(admin: Client, path: str, content_type: st
 def test_no_login_is_unpacked(server: LiveServer) -> None:
     headers = {"Content-Encoding": "gzip"}
     client = server.client("admin", live.ADMIN_PASSWORD)
-    answer = client.post("/auth/token", data={"scope": "keyosk:admin"}, headers=headers)
-    assert (answer.status_code, answer.json()["error"]) == (415, "invalid_request")
+    response = client.post("/auth/token", data={"scope": "keyosk:admin"}, headers=headers)
+    assert (response.status_code, response.json()["error"]) == (415, "invalid_request")
     # Those of the request that a proxy asks about are about its body, not about ours.
     assert client.get("/auth/forward/keyosk", headers=headers).status_code == 200
 
@@ -231,11 +231,11 @@ def other(admin: Client) -> None:
 )
 def test_what_replaces_something_is_read_as_strictly_as_new(admin: Client, path: str) -> None:
     for body in (b"[]", b"1", b"null", b"true", b'"text"', b'[{"username": "x"}]'):
-        answer = admin.put(path, data=body, headers=JSON)
-        assert_problem(answer, 422, "invalid", "body")
+        response = admin.put(path, data=body, headers=JSON)
+        assert_problem(response, 422, "invalid", "body")
     for content_type in ("text/plain", "application/jsonp", ""):
-        answer = admin.put(path, data=b"{}", headers={"Content-Type": content_type})
-        assert_problem(answer, 415, "unsupported_media_type")
+        response = admin.put(path, data=b"{}", headers={"Content-Type": content_type})
+        assert_problem(response, 415, "unsupported_media_type")
     assert_problem(admin.put(path), 415, "unsupported_media_type")
 
 
@@ -255,9 +255,9 @@ def test_what_replaces_something_is_read_as_strictly_as_new(admin: Client, path:
 def test_a_field_that_is_wrong_is_named_by_its_place(
     admin: Client, method: str, path: str, body: Any, fields: list[str]
 ) -> None:
-    answer = admin.request(method, path, json=body)
-    assert sorted(fault["field"] for fault in answer.json()["errors"]) == fields
-    assert_problem(answer, 422, "invalid", *(each["field"] for each in answer.json()["errors"]))
+    response = admin.request(method, path, json=body)
+    assert sorted(fault["field"] for fault in response.json()["errors"]) == fields
+    assert_problem(response, 422, "invalid", *(each["field"] for each in response.json()["errors"]))
 
 
 @table("method", ["POST", "PATCH"])
@@ -271,18 +271,18 @@ def test_no_depth_of_nesting_is_an_error_of_ours(admin: Client, method: str, fie
         nested = '{"a":' * depth + "1" + "}" * depth
         if method == "POST":
             body = f'{{"username": "{username}-{depth}", "{field}": {nested}}}'
-            answer = admin.post("/accounts", data=body, headers=JSON)
+            response = admin.post("/accounts", data=body, headers=JSON)
         else:
             body = f'{{"{field}": {nested}}}'
-            answer = admin.patch(f"/accounts/{username}", data=body, headers=JSON)
-        statuses.add(answer.status_code)
-        if answer.status_code in (200, 201):
+            response = admin.patch(f"/accounts/{username}", data=body, headers=JSON)
+        statuses.add(response.status_code)
+        if response.status_code in (200, 201):
             # What was taken can be given.
-            assert admin.get(f"/accounts/{answer.json()['id']}").json() == answer.json()
-        elif answer.status_code == 400:
-            assert_problem(answer, 400, "bad_request")
+            assert admin.get(f"/accounts/{response.json()['id']}").json() == response.json()
+        elif response.status_code == 400:
+            assert_problem(response, 400, "bad_request")
         else:
-            assert_problem(answer, 422, "invalid", field)
+            assert_problem(response, 422, "invalid", field)
     assert 400 in statuses
     assert statuses & {200, 201, 422}
 
@@ -311,22 +311,22 @@ def test_also_what_never_reaches_the_application_is_answered_in_the_same_shape(
         while piece := connection.recv(65536):
             raw += piece
     head, _, content = raw.partition(b"\r\n\r\n")
-    answer = requests.Response()
-    answer.status_code = int(head.split()[1])
+    response = requests.Response()
+    response.status_code = int(head.split()[1])
     lines = head.decode().split("\r\n")[1:]
-    answer.headers.update(dict(line.split(": ", 1) for line in lines))
-    answer._content = content
+    response.headers.update(dict(line.split(": ", 1) for line in lines))
+    response._content = content
 
-    assert_problem(answer, status)
-    assert_headers(answer)
+    assert_problem(response, status)
+    assert_headers(response)
 
 
-# --- On every answer ------------------------------------------------------------------------------
+# --- On every response ----------------------------------------------------------------------------
 
 
 def test_every_answer_has_an_id_and_the_security_headers(server: LiveServer, admin: Client) -> None:
     anybody = server.client()
-    answers = [
+    responses = [
         anybody.get("/auth/jwks"),
         anybody.get("/auth/jwks", headers={"If-None-Match": "*"}),
         anybody.request("HEAD", "/health/ready"),
@@ -340,20 +340,20 @@ def test_every_answer_has_an_id_and_the_security_headers(server: LiveServer, adm
         admin.post("/accounts", json={}),
     ]
 
-    assert [answer.status_code for answer in answers] == [
+    assert [response.status_code for response in responses] == [
         200, 304, 200, 204, 401, 404, 401, 200, 200, 201, 422
     ]  # fmt: skip
-    for answer in answers:
-        assert_headers(answer)
-    assert len({answer.headers["X-Request-Id"] for answer in answers}) == len(answers)
+    for response in responses:
+        assert_headers(response)
+    assert len({response.headers["X-Request-Id"] for response in responses}) == len(responses)
 
 
 def test_nobody_chooses_the_request_id_from_outside(server: LiveServer) -> None:
     chosen = "11111111-1111-7111-8111-111111111111"
 
-    answer = server.client().get("/nothing", headers={"X-Request-Id": chosen})
+    response = server.client().get("/nothing", headers={"X-Request-Id": chosen})
 
-    assert answer.headers["X-Request-Id"] != chosen
+    assert response.headers["X-Request-Id"] != chosen
 
 
 # --- Secrets --------------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ def test_a_secret_in_a_broken_request_comes_back_nowhere(server: LiveServer, adm
     own = server.client(username, secret)
     encoded = base64.b64encode(f"{username}:{secret}".encode()).decode()
     json_text = f'{{"username": "leak2", "password": "{secret}"'
-    answers = [
+    responses = [
         made,
         admin.post("/accounts", json={"username": username, "password": secret}),
         admin.post("/accounts", json={"username": "a b", "password": secret}),
@@ -403,13 +403,22 @@ def test_a_secret_in_a_broken_request_comes_back_nowhere(server: LiveServer, adm
         server.client().get("/accounts", headers={"Authorization": f"Secret {secret}"}),
     ]
 
-    assert {answer.status_code for answer in answers} == {200, 201, 400, 401, 403, 409, 415, 422}
+    assert {response.status_code for response in responses} == {
+        200,
+        201,
+        400,
+        401,
+        403,
+        409,
+        415,
+        422,
+    }
     log = server.log.read_text()
     assert f'"path": "/accounts/{username}/password"' in log  # so the log is that of these requests
     for text in (secret, secret[:12], encoded):
         assert text not in log
-        for answer in answers:
-            assert text not in answer.text + str(answer.headers), answer.request.url
+        for response in responses:
+            assert text not in response.text + str(response.headers), response.request.url
     token = own.post("/auth/token", data={"format": "token"}).text.strip()
     assert token not in server.log.read_text()
 
@@ -423,9 +432,9 @@ def test_an_api_key_is_in_no_log(server: LiveServer, admin: Client) -> None:
 
     assert server.client(username, secret).get("/accounts/me").status_code == 200
     assert server.client("somebody", secret).get("/accounts/me").status_code == 401
-    for answer in (admin.get(path), admin.get(f"/accounts/{username}/api-keys")):
-        assert answer.status_code == 200
-        assert secret not in answer.text
+    for response in (admin.get(path), admin.get(f"/accounts/{username}/api-keys")):
+        assert response.status_code == 200
+        assert secret not in response.text
     assert path in server.log.read_text()
     assert secret not in server.log.read_text()
 
@@ -453,8 +462,8 @@ def flask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An error's answer outside OAuth and inside."""
+class Response:
+    """The response to an error outside OAuth and inside."""
 
     status: int
     headers: Mapping[str, str]
@@ -463,7 +472,7 @@ class Answer:
     oauth_headers: Mapping[str, str]
 
 
-def answer_to(flask: Flask, error: Exception, **request: Any) -> Answer:
+def response_to(flask: Flask, error: Exception, **request: Any) -> Response:
     with flask.test_request_context("/anything", **request):
         g.request_id = "the-id"
         g.oauth_errors = False
@@ -473,7 +482,7 @@ def answer_to(flask: Flask, error: Exception, **request: Any) -> Answer:
     assert problem.status_code == oauth.status_code
     assert problem.content_type == "application/problem+json"
     assert oauth.content_type == "application/json"
-    return Answer(
+    return Response(
         problem.status_code,
         dict(problem.headers),
         json.loads(problem.data),
@@ -515,9 +524,9 @@ ROWS: list[tuple[errors.KeyoskError, int, str, str]] = [
 def test_each_row_of_the_table(
     flask: Flask, error: errors.KeyoskError, status: int, code: str, oauth: str
 ) -> None:
-    answer = answer_to(flask, error)
+    response = response_to(flask, error)
 
-    assert answer.status == status
+    assert response.status == status
     expected = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -530,10 +539,10 @@ def test_each_row_of_the_table(
         expected["errors"] = [{"field": "a", "message": "is bad"}]
     if isinstance(error, errors.Conflict):
         expected["errors"] = [{"field": "name", "message": "A sentence."}]
-    assert answer.problem == expected
-    assert answer.oauth == {"error": oauth, "error_description": error.detail}
-    assert ("Retry-After" in answer.headers) == (status in (429, 503))
-    assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+    assert response.problem == expected
+    assert response.oauth == {"error": oauth, "error_description": error.detail}
+    assert ("Retry-After" in response.headers) == (status in (429, 503))
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
 
 
 def test_the_rows_above_are_all_rows_of_the_table() -> None:
@@ -554,14 +563,14 @@ def test_every_error_that_a_request_can_meet_has_a_row() -> None:
 
 
 def test_the_challenges_of_a_refused_login_or_token(flask: Flask) -> None:
-    login = answer_to(flask, errors.BadCredentials())
+    login = response_to(flask, errors.BadCredentials())
     assert login.headers["WWW-Authenticate"] in (BASIC, 'Bearer realm="keyosk"')
     assert login.oauth_headers["WWW-Authenticate"] == BASIC
-    token = answer_to(flask, errors.BadToken("It is old."))
+    token = response_to(flask, errors.BadToken("It is old."))
     challenge = 'Bearer realm="keyosk", error="invalid_token", error_description="It is old."'
     assert token.headers["WWW-Authenticate"] == challenge
     bearer = {"Authorization": "bearer x"}
-    scope = answer_to(flask, errors.InsufficientScope("a:b"), headers=bearer)
+    scope = response_to(flask, errors.InsufficientScope("a:b"), headers=bearer)
     challenge = 'Bearer realm="keyosk", error="insufficient_scope", scope="a:b"'
     assert scope.headers["WWW-Authenticate"] == challenge
 
@@ -570,9 +579,9 @@ def test_a_new_kind_of_error_is_answered_as_the_one_it_is_made_of(flask: Flask) 
     class Narrow(errors.InsufficientScope):
         code = "narrow"
 
-    answer = answer_to(flask, Narrow("a:b"))
+    response = response_to(flask, Narrow("a:b"))
 
-    assert (answer.status, answer.problem["code"]) == (403, "narrow")
+    assert (response.status, response.problem["code"]) == (403, "narrow")
 
 
 @table(
@@ -588,13 +597,13 @@ def test_a_new_kind_of_error_is_answered_as_the_one_it_is_made_of(flask: Flask) 
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
 def test_framework_errors_are_in_our_words(flask: Flask, error: HTTPException, code: str) -> None:
-    answer = answer_to(flask, error)
+    response = response_to(flask, error)
 
-    assert answer.status == error.code
-    assert answer.problem["code"] == code
-    assert answer.problem["detail"]
-    assert "secret" not in json.dumps([answer.problem, answer.oauth])
-    assert answer.headers.get("Allow") == ("GET" if answer.status == 405 else None)
+    assert response.status == error.code
+    assert response.problem["code"] == code
+    assert response.problem["detail"]
+    assert "secret" not in json.dumps([response.problem, response.oauth])
+    assert response.headers.get("Allow") == ("GET" if response.status == 405 else None)
 
 
 SECRET = "the text of the exception"
@@ -646,23 +655,23 @@ def test_an_error_that_nobody_knows_is_500_and_says_nothing_also_in_the_log(
     failing(error, where)
 
     with caplog.at_level(logging.DEBUG):
-        answer = flask.test_client().get("/health/live")
+        response = flask.test_client().get("/health/live")
 
-    assert answer.status_code == 500
-    assert answer.content_type == "application/problem+json"
-    assert answer.json == {
+    assert response.status_code == 500
+    assert response.content_type == "application/problem+json"
+    assert response.json == {
         "type": "about:blank",
         "title": "Internal Server Error",
         "status": 500,
         "detail": "An internal error occurred. The log has details under this request_id.",
         "code": "internal_error",
-        "request_id": answer.headers["X-Request-Id"],
+        "request_id": response.headers["X-Request-Id"],
     }
-    assert SECURITY_HEADERS.items() <= dict(answer.headers).items()
+    assert SECURITY_HEADERS.items() <= dict(response.headers).items()
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert type(error).__name__ in record.getMessage()
     assert Path(__file__).name in record.getMessage()
-    assert record.__dict__["request_id"] == answer.headers["X-Request-Id"]
+    assert record.__dict__["request_id"] == response.headers["X-Request-Id"]
     assert record.exc_info is None
     assert SECRET not in caplog.text + str(record.__dict__)
 
@@ -674,10 +683,10 @@ def test_at_oauth_urls_it_is_a_server_error(flask: Flask, monkeypatch: pytest.Mo
         raise RuntimeError(SECRET)
 
     monkeypatch.setitem(flask.view_functions, rule.endpoint, fail)
-    answer = flask.test_client().post("/auth/token")
+    response = flask.test_client().post("/auth/token")
 
-    assert answer.status_code == 500
-    assert answer.content_type == "application/json"
-    assert answer.json is not None
-    assert answer.json["error"] == "server_error"
-    assert SECRET not in answer.text
+    assert response.status_code == 500
+    assert response.content_type == "application/json"
+    assert response.json is not None
+    assert response.json["error"] == "server_error"
+    assert SECRET not in response.text

@@ -58,9 +58,9 @@ def key(keyosk: Installation, client: FlaskClient) -> str:
     secret = keyosk.api_keys.create(OPERATOR, "alice", name="k").secret
     with pytest.raises(Left):  # that is a write, after the response
         client.post("/auth/token", auth=("alice", secret), environ_overrides=IN_LOOP)
-    answer = client.post("/auth/token", auth=("alice", secret))
-    answer.close()
-    assert answer.status_code == 200
+    response = client.post("/auth/token", auth=("alice", secret))
+    response.close()
+    assert response.status_code == 200
     return secret
 
 
@@ -74,8 +74,8 @@ def test_a_token_by_key_is_answered_in_the_loop_where_that_reads_a_file(
             client.post("/auth/token", **asked)
         return
     for form in ({}, {"audience": "todo"}, {"scope": "todo:read"}, {"audience": "nothing"}):
-        answer = client.post("/auth/token", data=form, **asked)
-        assert answer.status_code == (400 if form == {"audience": "nothing"} else 200)
+        response = client.post("/auth/token", data=form, **asked)
+        assert response.status_code == (400 if form == {"audience": "nothing"} else 200)
     assert client.get("/auth/token", **asked).get_json()["token_type"] == "Bearer"
 
 
@@ -206,11 +206,11 @@ def test_what_a_bearer_token_reads_is_answered_in_the_loop(
 ) -> None:
     def ask(method: str, path: str, token: str, **options: Any) -> int:
         headers = {"Authorization": f"Bearer {token}"}
-        answer = client.open(
+        response = client.open(
             path, method=method, headers=headers, environ_overrides=IN_LOOP, **options
         )
-        answer.close()
-        return answer.status_code
+        response.close()
+        return response.status_code
 
     token = client.post("/auth/token", auth=("alice", key)).get_json()["access_token"]
     assert ask("GET", "/auth/forward/todo", token) == 200
@@ -232,5 +232,5 @@ def test_what_a_bearer_token_reads_is_answered_in_the_loop(
 def test_the_key_set_is_answered_in_the_loop(client: FlaskClient, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}
     assert client.get("/auth/jwks").status_code == 200  # the keys are read
-    answer = client.get("/auth/jwks", headers=headers, environ_overrides=IN_LOOP)
-    assert answer.status_code == 200
+    response = client.get("/auth/jwks", headers=headers, environ_overrides=IN_LOOP)
+    assert response.status_code == 200

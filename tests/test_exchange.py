@@ -37,8 +37,8 @@ class Chain:
         done(self.admin.patch(f"/services/{service}", json={"exchanges": exchanges}))
 
     def token(self, secret: str = PASSWORD, **parameters: Any) -> str:
-        answer = self.alice.login(secret).post("/auth/token", data=parameters)
-        text: str = done(answer)["access_token"]
+        response = self.alice.login(secret).post("/auth/token", data=parameters)
+        text: str = done(response)["access_token"]
         return text
 
     def exchange(self, by: Person, text: str, **parameters: Any) -> requests.Response:
@@ -58,8 +58,8 @@ def chain(admin: Client) -> Chain:
     return Chain(admin)
 
 
-def refused(answer: requests.Response, error: str) -> None:
-    assert (answer.status_code, answer.json()["error"]) == (400, error), answer.text
+def refused(response: requests.Response, error: str) -> None:
+    assert (response.status_code, response.json()["error"]) == (400, error), response.text
 
 
 def test_a_token_is_exchanged_for_one_for_the_next_service(chain: Chain) -> None:
@@ -150,8 +150,8 @@ def test_without_a_login_nothing_is_exchanged(chain: Chain, server: LiveServer) 
         "subject_token_type": ACCESS_TOKEN,
         "audience": chain.bill,
     }
-    answer = server.client().post("/auth/token", data=data)
-    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+    response = server.client().post("/auth/token", data=data)
+    assert (response.status_code, response.json()["error"]) == (401, "invalid_client")
 
 
 @pytest.mark.parametrize("loss", ["revoked", "disabled", "key deleted", "service disabled"])
@@ -167,9 +167,9 @@ def test_a_token_that_is_good_no_more_is_exchanged_no_more(chain: Chain, loss: s
         assert chain.admin.delete(f"{chain.alice.path}/api-keys/{key}").status_code == 204
     else:
         done(chain.admin.patch(f"/services/{chain.shop}", json={"enabled": False}))
-    answer = chain.exchange(chain.backends[0], text, audience=chain.bill)
-    assert answer.status_code == 400
-    assert answer.json()["error"] in ("invalid_request", "unauthorized_client")
+    response = chain.exchange(chain.backends[0], text, audience=chain.bill)
+    assert response.status_code == 400
+    assert response.json()["error"] in ("invalid_request", "unauthorized_client")
 
 
 def _entries(server: LiveServer, **of: str) -> list[dict[str, Any]]:

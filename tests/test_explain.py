@@ -49,9 +49,9 @@ def in_time(fields: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]
 
 
 def explain(client: Client, **body: Any) -> dict[str, Any]:
-    answer = client.post("/auth/explain", json=body)
-    assert answer.headers["Cache-Control"] == "no-store"
-    found: dict[str, Any] = done(answer)
+    response = client.post("/auth/explain", json=body)
+    assert response.headers["Cache-Control"] == "no-store"
+    found: dict[str, Any] = done(response)
     return found
 
 
@@ -105,9 +105,9 @@ def test_it_tells_why_a_scope_is_missing(
     assert (found["granted"], found["error"]) == (False, "invalid_scope")
     assert reasons(found) == {name: reason}
     data = {"scope": name, "audience": audience}
-    answer = alice.login(secret).post("/auth/token", data=data)
-    assert answer.json()["error"] == found["error"]
-    assert answer.json()["error_description"] == found["error_description"]
+    response = alice.login(secret).post("/auth/token", data=data)
+    assert response.json()["error"] == found["error"]
+    assert response.json()["error_description"] == found["error_description"]
 
 
 def test_grants_missing_in_the_token_are_told_too(admin: Client, alice: Person, todo: str) -> None:
@@ -221,19 +221,19 @@ def test_a_login_that_is_refused_gets_none_of_its_scopes_for_that_reason(
     found = explain(admin, account=alice.id)
     assert reasons(found) == {f"{todo}:read": "account_disabled"}
     # As the token endpoint says it, which does not tell why; ``reason`` does.
-    answer = alice.login().post("/auth/token").json()
-    assert {name: found[name] for name in answer} == answer
+    response = alice.login().post("/auth/token").json()
+    assert {name: found[name] for name in response} == response
 
 
 @pytest.mark.parametrize("asked", [{"scope": "two  spaces"}, {"audience": [""]}])
 def test_odd_parameters_end_as_at_the_token_endpoint(
     admin: Client, alice: Person, asked: dict[str, Any]
 ) -> None:
-    answer = alice.login().post("/auth/token", json=asked)
+    response = alice.login().post("/auth/token", json=asked)
     found = explain(admin, account=alice.id, **asked)
-    assert found["granted"] is (answer.status_code == 200)
+    assert found["granted"] is (response.status_code == 200)
     if not found["granted"]:
-        assert {name: found[name] for name in answer.json()} == answer.json()
+        assert {name: found[name] for name in response.json()} == response.json()
 
 
 def test_the_document_names_the_scope_that_questions_about_others_need(admin: Client) -> None:
@@ -371,11 +371,11 @@ def test_a_token_that_servers_would_cut_is_refused_with_what_makes_it_so(admin: 
     done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
     person = make_person(admin, *scopes)
 
-    answer = person.login().post("/auth/token")
+    response = person.login().post("/auth/token")
 
-    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_scope")
-    assert f"{name}:..." in answer.json()["error_description"]
+    assert (response.status_code, response.json()["error"]) == (400, "invalid_scope")
+    assert f"{name}:..." in response.json()["error_description"]
     told = explain(admin, account=person.username)
-    assert told["error_description"] == answer.json()["error_description"]
+    assert told["error_description"] == response.json()["error_description"]
     fewer = done(person.login().post("/auth/token", data={"scope": " ".join(scopes[:10])}))
     assert len(fewer["access_token"]) < 6_144

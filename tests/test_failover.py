@@ -45,24 +45,24 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
             name = unique("kept")
             headers = {"Authorization": bearer}
             body = {"name": name}
-            answer = session.post(f"{server.url}/roles", json=body, headers=headers, timeout=30)
-            if answer.status_code == 201:
+            response = session.post(f"{server.url}/roles", json=body, headers=headers, timeout=30)
+            if response.status_code == 201:
                 acknowledged.append(name)
-            elif answer.status_code != 503:
-                unexpected.append(f"write: {answer.status_code} {answer.text}")
+            elif response.status_code != 503:
+                unexpected.append(f"write: {response.status_code} {response.text}")
 
         def issue(session: requests.Session) -> None:
             headers = {"Authorization": f"Bearer {key}"}
-            answer = session.post(f"{server.url}/auth/token", headers=headers, timeout=30)
-            if answer.ok:
+            response = session.post(f"{server.url}/auth/token", headers=headers, timeout=30)
+            if response.ok:
                 tokens.append(time.monotonic())
-            elif answer.status_code != 503:
-                unexpected.append(f"token: {answer.status_code} {answer.text}")
+            elif response.status_code != 503:
+                unexpected.append(f"token: {response.status_code} {response.text}")
 
         def fetch(session: requests.Session) -> None:
-            answer = session.get(f"{server.url}/auth/jwks", timeout=5)
-            if not answer.ok or not answer.json()["keys"]:
-                unexpected.append(f"JWKS: {answer.status_code} {answer.text}")
+            response = session.get(f"{server.url}/auth/jwks", timeout=5)
+            if not response.ok or not response.json()["keys"]:
+                unexpected.append(f"JWKS: {response.status_code} {response.text}")
 
         def repeat(action: Callable[[requests.Session], None]) -> None:
             with requests.Session() as session:

@@ -120,9 +120,9 @@ def test_nobody_without_the_scope_finds_a_key(server: LiveServer, admin: Client)
     other = make_person(admin, "keyosk:services:write")
     for client in (person.bearer(), other.bearer(), person.login(secret), server.client()):
         for query in ({}, {"prefix": secret[:12]}, {"digest": digest}, {"owner": person.username}):
-            answer = client.get("/api-keys", params=query)
-            assert answer.status_code in (401, 403)
-            assert person.username not in answer.text
+            response = client.get("/api-keys", params=query)
+            assert response.status_code in (401, 403)
+            assert person.username not in response.text
 
 
 # --- Commands that were missing -------------------------------------------------------------------

@@ -390,9 +390,9 @@ def test_no_protected_address_takes_a_forgery(forge: Forge) -> None:
                 continue
             for name in classes:
                 headers = {"Authorization": f"Bearer {every[name]}"}
-                answer = forge.server.client().request(method, path, headers=headers)
-                assert answer.status_code == 401, (method, path, name)
-                assert answer.json()["code"] == "invalid_token"
+                response = forge.server.client().request(method, path, headers=headers)
+                assert response.status_code == 401, (method, path, name)
+                assert response.json()["code"] == "invalid_token"
                 asked += 1
     assert asked > 300
 

@@ -37,8 +37,8 @@ class Setting:
 
     def bearer(self, **parameters: Any) -> Client:
         data = {"audience": self.service, **parameters}
-        answer = self.basic().post("/auth/token", data=data).json()
-        return Client(self.server.url, token=answer["access_token"])
+        response = self.basic().post("/auth/token", data=data).json()
+        return Client(self.server.url, token=response["access_token"])
 
     def path(self, scope: str = "") -> str:
         return f"/auth/forward?service={self.service}" + (f"&scope={scope}" if scope else "")
@@ -49,23 +49,23 @@ def setting(server: LiveServer, admin: Client) -> Setting:
     return Setting(server, admin)
 
 
-def claims_of(answer: requests.Response) -> dict[str, Any]:
-    assert answer.status_code == 200, answer.text
-    text = answer.headers["Authorization"].removeprefix("Bearer ")
+def claims_of(response: requests.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    text = response.headers["Authorization"].removeprefix("Bearer ")
     claims: dict[str, Any] = jwt.decode(text, options={"verify_signature": False})
     return claims
 
 
 def test_a_login_becomes_a_short_token_for_this_service(setting: Setting) -> None:
-    answer = setting.basic().get(setting.path(setting.read))
+    response = setting.basic().get(setting.path(setting.read))
 
-    claims = claims_of(answer)
+    claims = claims_of(response)
     assert (claims["aud"], claims["scope"]) == (setting.service, setting.read)
     assert claims["exp"] - claims["iat"] == 60
-    assert answer.content == b""
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.headers["X-Keyosk-Scope"] == setting.read
-    assert unquote(answer.headers["X-Keyosk-Account"]) == setting.username
+    assert response.content == b""
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Keyosk-Scope"] == setting.read
+    assert unquote(response.headers["X-Keyosk-Account"]) == setting.username
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"])
@@ -194,9 +194,9 @@ def test_a_preflight_passes_to_no_other_and_no_disabled_service(setting: Setting
     "rest", ["", "/", "//", "/a/b", "/a//b/", "/%2e%2e/x", "?scope=other", "/x?service=other&y=1"]
 )
 def test_what_the_client_asked_for_is_nothing_to_the_path_form(rest: str, setting: Setting) -> None:
-    answer = setting.basic().get(f"/auth/forward/{setting.service}{rest}")
+    response = setting.basic().get(f"/auth/forward/{setting.service}{rest}")
 
-    assert claims_of(answer)["aud"] == setting.service
+    assert claims_of(response)["aud"] == setting.service
 
 
 def test_a_missing_scope_is_refused_wherever_it_is_required(setting: Setting) -> None:

@@ -47,8 +47,8 @@ def client(keyosk: Installation) -> FlaskClient:
 
 
 def bearer(client: FlaskClient, name: str, password: str) -> dict[str, str]:
-    answer = client.post("/auth/token", data={"audience": "keyosk"}, auth=(name, password))
-    return {"Authorization": f"Bearer {answer.get_json()['access_token']}"}
+    response = client.post("/auth/token", data={"audience": "keyosk"}, auth=(name, password))
+    return {"Authorization": f"Bearer {response.get_json()['access_token']}"}
 
 
 def basic(name: str, secret: str) -> dict[str, str]:

@@ -91,8 +91,8 @@ PARAMETERS = (
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer as it came over the wire."""
+class Response:
+    """One response as it came over the wire."""
 
     status: int
     headers: Mapping[str, str]
@@ -444,8 +444,8 @@ class Hostile:
         )
 
 
-def ask(server: LiveServer, request: bytes, source: str) -> Answer | None:
-    """The answer to bytes; ``None`` where the connection was cut before it could be read."""
+def ask(server: LiveServer, request: bytes, source: str) -> Response | None:
+    """The response to bytes; ``None`` where the connection was cut before it could be read."""
     with socket.create_connection(
         ("127.0.0.1", server.port), timeout=SLOWEST, source_address=(source, 0)
     ) as connection:
@@ -469,32 +469,32 @@ def ask(server: LiveServer, request: bytes, source: str) -> Answer | None:
     match = re.fullmatch(r"HTTP/1\.[01] (\d{3}) [ -~]+", first)
     assert match, received[:200]
     pairs = [line.partition(": ")[::2] for line in lines]
-    return Answer(int(match[1]), {name.lower(): value for name, value in pairs}, body)
+    return Response(int(match[1]), {name.lower(): value for name, value in pairs}, body)
 
 
-def check(request: bytes, answer: Answer) -> None:
-    """What holds for every answer."""
-    headers = answer.headers
-    assert answer.status < 500 or (answer.status == 503 and "retry-after" in headers)
+def check(request: bytes, response: Response) -> None:
+    """What holds for every response."""
+    headers = response.headers
+    assert response.status < 500 or (response.status == 503 and "retry-after" in headers)
     assert UUID.fullmatch(headers["x-request-id"])
     assert SECURITY.items() <= headers.items()
     assert headers["content-security-policy"].startswith("default-src 'none'")
     assert not re.search(r"\d|gunicorn|werkzeug", headers.get("server", ""))
     assert "x-evil" not in headers
-    if answer.status < 400:
-        assert b"traceback" not in answer.body.lower()
+    if response.status < 400:
+        assert b"traceback" not in response.body.lower()
         return
     kind = headers["content-type"]
     assert kind in ("application/problem+json", "application/json"), kind
-    if not answer.body:
+    if not response.body:
         assert request.startswith(b"HEAD ")
         return
-    said = json.loads(answer.body)
+    said = json.loads(response.body)
     if kind == "application/json":
         assert said.keys() == {"error", "error_description"}
     else:
         assert {"type", "title", "status", "detail", "code", "request_id"} <= said.keys()
-        assert said["status"] == answer.status
+        assert said["status"] == response.status
     sentence = said.get("detail") or said["error_description"]
     assert not INSIDE.search(sentence), sentence
 
@@ -526,17 +526,17 @@ def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[i
         request = hostile.request()
         started = time.monotonic()
         try:
-            answer = ask(server, request, source)
+            response = ask(server, request, source)
             assert time.monotonic() - started < SLOWEST
-            if answer is None:
-                # Closed on what is too large to read: the answer may be lost on the way.
+            if response is None:
+                # Closed on what is too large to read: the response may be lost on the way.
                 assert len(request) > 8000
                 found[0] += 1
                 continue
-            check(request, answer)
+            check(request, response)
         except (AssertionError, KeyError, ValueError, TimeoutError) as error:
             raise AssertionError(f"seed {seed}, request {sent}: {request[:600]!r}") from error
-        found[answer.status] += 1
+        found[response.status] += 1
     with server.log.open("rb") as log:
         log.seek(logged)
         said = log.read()
@@ -580,7 +580,7 @@ def test_a_proxy_that_lets_some_paths_through_cannot_be_evaded(
     bearer = {"Authorization": str(admin.session.headers["Authorization"])}
     for method in ("GET", "HEAD", "POST", "OPTIONS"):
         connection.request(method, path, headers=bearer)
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status == 404, method
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 404, method
     connection.close()

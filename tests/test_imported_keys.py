@@ -253,7 +253,7 @@ def test_the_endpoint_keeps_the_algorithm_of_the_jwk(admin: Client, jwk: Jwk) ->
     weak = {"private_key": json.dumps(but(jwk, d="AQ"))}
     assert_refused(admin.post("/signing-keys/import", json=weak), "invalid", 422)
     text = json.dumps(but(jwk, alg="PS256"))
-    answer = admin.post("/signing-keys/import", json={"private_key": text})
-    made = done(answer, 201)
+    response = admin.post("/signing-keys/import", json={"private_key": text})
+    made = done(response, 201)
     assert made["algorithm"] == "PS256"
     assert admin.delete(f"/signing-keys/{made['kid']}").status_code in (200, 204)

@@ -34,9 +34,9 @@ def backend_of(admin: Client, todo: str) -> Person:
 
 
 def introspect(person: Person, token: str, **fields: str) -> dict[str, Any]:
-    answer = person.login().post("/auth/introspect", data={"token": token, **fields})
-    assert answer.headers["Cache-Control"] == "no-store"
-    found: dict[str, Any] = done(answer)
+    response = person.login().post("/auth/introspect", data={"token": token, **fields})
+    assert response.headers["Cache-Control"] == "no-store"
+    found: dict[str, Any] = done(response)
     return found
 
 
@@ -103,8 +103,8 @@ def test_wrong_requests_are_refused(
     server: LiveServer, alice: Person, text: str, path: str
 ) -> None:
     def error(client: Client, **options: Any) -> tuple[int, str]:
-        answer = client.post(path, **options)
-        return answer.status_code, answer.json()["error"]
+        response = client.post(path, **options)
+        return response.status_code, response.json()["error"]
 
     login, anybody = alice.login(), server.client()
     assert error(login) == (400, "invalid_request")
@@ -125,11 +125,11 @@ def test_a_revoked_token_is_refused_at_once(server: LiveServer, alice: Person) -
     client = Client(server.url, token=text)
     assert client.get("/accounts/me").status_code == 200
 
-    answer = alice.login().post(
+    response = alice.login().post(
         "/auth/revoke", data={"token": text, "token_type_hint": "refresh_token"}
     )
 
-    assert (answer.status_code, answer.content) == (200, b"")
+    assert (response.status_code, response.content) == (200, b"")
     assert client.get("/accounts/me").status_code == 401
     assert Client(server.url, token=other).get("/accounts/me").status_code == 200
     entries = done(server.client().get("/auth/revocations"))["entries"]

@@ -467,9 +467,9 @@ def test_a_set_that_the_database_did_not_confirm_is_kept_for_a_second(
 
     def ages() -> list[str]:
         paths = ("/auth/jwks", "/services/keyosk/jwks", f"/auth/keys/{kid}.pem")
-        answers = [client.get(path) for path in paths]
-        assert [answer.status_code for answer in answers] == [200] * 3
-        return [answer.headers["Cache-Control"] for answer in answers]
+        responses = [client.get(path) for path in paths]
+        assert [response.status_code for response in responses] == [200] * 3
+        return [response.headers["Cache-Control"] for response in responses]
 
     def away() -> int:
         raise Unavailable("The database is not available.")
@@ -518,8 +518,8 @@ def test_the_audit_log_is_proven_with_keys_that_are_gone_or_stolen(present: Inst
 
 
 def fetch(client: Any, path: str) -> None:
-    with client.get(path) as answer:  # what is noted is noted after the answer
-        assert answer.status_code == 200
+    with client.get(path) as response:  # what is noted is noted after the response
+        assert response.status_code == 200
 
 
 def test_a_rotation_waits_until_services_have_the_key(keyosk: Installation, clock: Clock) -> None:
@@ -772,10 +772,10 @@ class Strict:
 
     def accepts(self, text: str) -> bool:
         if time.monotonic() >= self.until:
-            answer = self.client.get("/auth/jwks")
-            age = int(answer.headers["Cache-Control"].split("max-age=")[1].split(",")[0])
+            response = self.client.get("/auth/jwks")
+            age = int(response.headers["Cache-Control"].split("max-age=")[1].split(",")[0])
             self.until = time.monotonic() + age
-            self.keys = {key["kid"]: jwt.PyJWK(key) for key in answer.json()["keys"]}
+            self.keys = {key["kid"]: jwt.PyJWK(key) for key in response.json()["keys"]}
         key = self.keys.get(jwt.get_unverified_header(text)["kid"])
         if key is None:
             return False
@@ -866,9 +866,9 @@ def rotated(admin: Client) -> bool:
     kid = None
     while time.monotonic() < deadline:
         if kid is None:
-            answer = admin.post("/signing-keys/rotate")
-            if answer.status_code == 201:
-                kid = answer.json()["kid"]
+            response = admin.post("/signing-keys/rotate")
+            if response.status_code == 201:
+                kid = response.json()["kid"]
         elif admin.get(f"/signing-keys/{kid}").json()["state"] == "active":
             return True
         time.sleep(0.3)
@@ -882,8 +882,8 @@ def test_every_process_knows_the_key_after_a_stolen_one(database_url: str, tmp_p
         for _ in range(3):
             (stolen,) = done(server.client().get("/auth/jwks"))["keys"]
             assert server.run("signing-key", "compromise", stolen["kid"]).returncode == 0
-            answer = login.post("/auth/token", data={"audience": "keyosk"})
-            token = done(answer)["access_token"]
+            response = login.post("/auth/token", data={"audience": "keyosk"})
+            token = done(response)["access_token"]
             # A connection each, so that each worker gets some.
             asked = [Client(server.url, token=token).get("/accounts/me") for _ in range(16)]
             assert [each.status_code for each in asked] == [200] * 16
@@ -909,15 +909,15 @@ def test_no_request_of_a_thousand_uses_a_stolen_key(database_url: str, tmp_path:
             client = clients[number % 8]
             let_in = client.get("/services", headers=bearer, auth=_nobody).status_code
             # Until every process has the new key, a token may have to wait for it.
-            while (answer := client.post("/auth/token", data=form)).status_code == 503:
-                time.sleep(float(answer.headers["Retry-After"]))
-            kid = jwt.get_unverified_header(done(answer)["access_token"])["kid"]
+            while (response := client.post("/auth/token", data=form)).status_code == 503:
+                time.sleep(float(response.headers["Retry-After"]))
+            kid = jwt.get_unverified_header(done(response)["access_token"])["kid"]
             known = [key["kid"] for key in client.get("/auth/jwks").json()["keys"]]
             return let_in, kid != stolen and kid in known
 
         with ThreadPoolExecutor(8) as threads:
-            answers = list(threads.map(ask, range(1000)))
-        assert set(answers) == {(401, True)}
+            responses = list(threads.map(ask, range(1000)))
+        assert set(responses) == {(401, True)}
 
 
 def _nobody(request: Any) -> Any:

@@ -26,9 +26,9 @@ def walk(
     query: dict[str, str] = {"sort": sort, "limit": "2"}
     seen: list[str] = []
     for _ in range(_MOST):
-        answer = client.get(path, query_string=query, auth=("admin", ADMIN_PASSWORD))
-        assert answer.status_code == 200, answer.get_json()
-        body = answer.get_json()
+        response = client.get(path, query_string=query, auth=("admin", ADMIN_PASSWORD))
+        assert response.status_code == 200, response.get_json()
+        body = response.get_json()
         seen += [item["id"] for item in body["items"]]
         if body["next"] is None:
             return seen
@@ -205,8 +205,8 @@ def test_the_audit_log_ends_though_rows_are_written_all_the_time(
     query: dict[str, str] = {"limit": "3"}
     rows = 0
     for _ in range(before):
-        answer = client.get("/audit", query_string=query, auth=("admin", ADMIN_PASSWORD))
-        body = json.loads(answer.text)
+        response = client.get("/audit", query_string=query, auth=("admin", ADMIN_PASSWORD))
+        body = json.loads(response.text)
         rows += len(body["items"])
         if body["next"] is None:
             break

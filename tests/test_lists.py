@@ -59,22 +59,22 @@ class Caller:
         return self.client.get(address, headers=self.headers)
 
     def items(self, path: str, **query: Any) -> list[dict[str, Any]]:
-        answer = self.get(path, **query)
-        assert answer.status_code == 200, answer.get_json()
-        return list(answer.get_json()["items"])
+        response = self.get(path, **query)
+        assert response.status_code == 200, response.get_json()
+        return list(response.get_json()["items"])
 
     def pages(self, path: str, **query: Any) -> Iterator[list[dict[str, Any]]]:
         """The pages of a list, by the link that each gives to the next."""
         address = f"{path}?{urlencode(query)}"
         while True:
-            answer = self.client.get(address, headers=self.headers)
-            assert answer.status_code == 200, answer.get_json()
-            body = answer.get_json()
+            response = self.client.get(address, headers=self.headers)
+            assert response.status_code == 200, response.get_json()
+            body = response.get_json()
             yield body["items"]
             if body["next"] is None:
-                assert "Link" not in answer.headers
+                assert "Link" not in response.headers
                 return
-            link, relation = answer.headers["Link"].split("; ")
+            link, relation = response.headers["Link"].split("; ")
             assert relation == 'rel="next"'
             address = link.strip("<>")
             assert f"cursor={quote(body['next'])}" in address
@@ -141,9 +141,9 @@ def test_the_total_is_counted_only_when_asked_for(
 ) -> None:
     fill(installation)
     whole = caller.all(path)
-    answer = caller.get(path, limit=2, total="true")
-    assert answer.headers["X-Total-Count"] == str(len(whole))
-    assert "total=true" in answer.headers["Link"]
+    response = caller.get(path, limit=2, total="true")
+    assert response.headers["X-Total-Count"] == str(len(whole))
+    assert "total=true" in response.headers["Link"]
     assert "X-Total-Count" not in caller.get(path).headers
     assert "X-Total-Count" not in caller.get(path, total="false").headers
 
@@ -258,10 +258,10 @@ def test_a_parameter_given_twice_is_refused(caller: Caller) -> None:
         assert_refused(caller.get(f"{path}?limit=1&limit=2"), "limit")
 
 
-def assert_refused(answer: TestResponse, field: str) -> None:
-    assert answer.status_code == 422, answer.get_data()
-    assert answer.content_type == "application/problem+json"
-    assert [fault["field"] for fault in answer.get_json()["errors"]] == [field]
+def assert_refused(response: TestResponse, field: str) -> None:
+    assert response.status_code == 422, response.get_data()
+    assert response.content_type == "application/problem+json"
+    assert [fault["field"] for fault in response.get_json()["errors"]] == [field]
 
 
 # --- Cursors --------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ def _changing(
     create: Callable[[str], str],
     remove: Callable[[str], object],
 ) -> Change:
-    """What makes an object or deletes one, seen or not yet; answers the deleted one's id.
+    """What makes an object or deletes one, seen or not yet; returns the id of the deleted one.
 
     Told nothing, it makes one.
     """
@@ -598,10 +598,10 @@ def test_a_secret_in_the_place_of_a_prefix_is_refused_and_not_repeated(
 ) -> None:
     made = installation.api_keys.create(OPERATOR, "admin", name="mine")
     for text in (made.secret, made.secret[:13]):
-        answer = caller.get("/api-keys", prefix=text)
-        assert_refused(answer, "prefix")
-        assert "delete that key now" in answer.text
-        assert text not in answer.text
+        response = caller.get("/api-keys", prefix=text)
+        assert_refused(response, "prefix")
+        assert "delete that key now" in response.text
+        assert text not in response.text
 
 
 def test_filters_of_services_and_roles(installation: Installation, caller: Caller) -> None:
@@ -740,8 +740,8 @@ def test_the_plus_of_an_offset_need_not_be_encoded(caller: Caller, path: str, na
     plain = caller.get(path, **{name: "2030-01-31T12:00:00+02:00"})
     assert plain.status_code == 200
     for time in ("2030-01-31T12:00:00+02:00", "2030-01-31T12:00:00.5+02:00"):
-        answer = caller.get(f"{path}?{name}={time}")
-        assert (answer.status_code, answer.get_json()) == (200, plain.get_json()), time
+        response = caller.get(f"{path}?{name}={time}")
+        assert (response.status_code, response.get_json()) == (200, plain.get_json()), time
     for time in ("2030-01-31T12:00:00++02:00", "2030-01-31T12:00:00+2:00", "2030-01-31+12:00"):
         assert caller.get(f"{path}?{name}={time}").status_code == 422, time
 

@@ -87,8 +87,8 @@ service imap-login {{
         connection = imaplib.IMAP4("127.0.0.1", self.port, timeout=30)
         said = f"n,a={username},\x01auth=Bearer {token}\x01\x01".encode()
         try:
-            answers = iter([said, b"\x01"])
-            return connection.authenticate("OAUTHBEARER", lambda _: next(answers))[0] == "OK"
+            responses = iter([said, b"\x01"])
+            return connection.authenticate("OAUTHBEARER", lambda _: next(responses))[0] == "OK"
         except imaplib.IMAP4.error:
             return False
         finally:

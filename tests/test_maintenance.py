@@ -28,8 +28,8 @@ PARTS = ["integrity", "references", "services", "signing keys", "audit log"]
 def make(server: LiveServer, name: str) -> None:
     """An account with two grants: four rows and more, in one transaction."""
     body = {"username": name, "grants": {"scopes": SCOPES}}
-    answer = server.admin().post("/accounts", json=body)
-    assert answer.status_code == 201, answer.text
+    response = server.admin().post("/accounts", json=body)
+    assert response.status_code == 201, response.text
 
 
 @contextlib.contextmanager
@@ -259,8 +259,8 @@ def test_an_internal_error_of_postgresql_was_told_as_an_outage(
             connection.execute(
                 "CREATE TRIGGER fail BEFORE INSERT ON role FOR EACH ROW EXECUTE FUNCTION fail()"
             )
-        answer = admin.post("/roles", json={"name": "editor", "scopes": []})
-        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        response = admin.post("/roles", json={"name": "editor", "scopes": []})
+        assert (response.status_code, response.json()["code"]) == (503, "unavailable")
         # Nobody else has to wait.
         assert admin.get("/roles").status_code == 200
         assert server.client().get("/health/ready").status_code == 200

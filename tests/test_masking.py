@@ -41,8 +41,8 @@ def test_a_secret_in_a_path_was_logged_as_is(server: LiveServer, admin: Client, 
         for path in (f"/accounts/{text}", f"/{text}", f"/services/{text}/jwks", f"/auth/{text}/x"):
             for client in (admin, nobody):
                 headers = {"Referer": f"http://x/{text}", "User-Agent": text}
-                answer = client.get(path, headers=headers)
-                assert part not in answer.text + str(answer.headers)
+                response = client.get(path, headers=headers)
+                assert part not in response.text + str(response.headers)
         nobody.get(f"/audit?q={text}")
         nobody.get(f"/auth/token?token={text}")
     written = server.log.read_text()
@@ -66,7 +66,7 @@ def test_a_refusal_that_names_what_was_sent_names_no_secret(admin: Client) -> No
     person = make_person(admin)
     key = make_key(admin, person)[1]
     alone = person.login(key)
-    answers = [
+    responses = [
         alone.post("/auth/token", data={"scope": key}),
         alone.post("/auth/token", data={key: "x"}, params={key: "x"}),
         alone.post("/auth/token", data={"audience": key}),
@@ -77,9 +77,9 @@ def test_a_refusal_that_names_what_was_sent_names_no_secret(admin: Client) -> No
         admin.put(f"{person.path}/grants", json={"scopes": [key], "roles": [key]}),
         admin.post("/services", json={"name": key, "scopes": [key]}),
     ]
-    for answer in answers:
-        assert answer.status_code >= 400 or key in str(answer.request.url)
-        assert key[12:] not in answer.text
+    for response in responses:
+        assert response.status_code >= 400 or key in str(response.request.url)
+        assert key[12:] not in response.text
 
 
 def test_the_audit_target_of_a_refused_request_has_no_secret(admin: Client) -> None:

@@ -41,9 +41,9 @@ def test_one_sees_oneself_and_what_one_may_do(admin: Client) -> None:
 
 def test_by_password_one_makes_changes_rotates_and_drops_ones_own_keys(person: Person) -> None:
     client = person.login()
-    answer = client.post(KEYS, json={"name": "laptop", "description": "At home."})
-    made = done(answer, 201)
-    assert answer.headers["Location"] == f"{client.url}{person.path}/api-keys/{made['id']}"
+    response = client.post(KEYS, json={"name": "laptop", "description": "At home."})
+    made = done(response, 201)
+    assert response.headers["Location"] == f"{client.url}{person.path}/api-keys/{made['id']}"
     assert person.login(made["secret"]).get("/accounts/me").status_code == 200
     path = f"{KEYS}/{made['id']}"
 
@@ -144,8 +144,8 @@ def test_one_does_not_change_what_admins_decide(
     before = done(admin.get(person.path))
     client = person.bearer()
     for name in ("me", person.id, person.username):
-        answer = client.request(method, f"/accounts/{name}{below}", json=body)
-        assert_refused(answer, "insufficient_scope")
+        response = client.request(method, f"/accounts/{name}{below}", json=body)
+        assert_refused(response, "insufficient_scope")
     after = done(admin.get(person.path))
     assert {**after, "last_login_at": None} == {**before, "last_login_at": None}
 
@@ -168,12 +168,12 @@ def test_one_reaches_nobody_else(admin: Client, person: Person) -> None:
         ("DELETE", "/password", {"current_password": PASSWORD}),
     ):
         for name in (other.id, other.username):
-            answer = client.request(method, f"/accounts/{name}{below}", json=body)
-            assert_refused(answer, "insufficient_scope")
+            response = client.request(method, f"/accounts/{name}{below}", json=body)
+            assert_refused(response, "insufficient_scope")
         if "api-keys/" in below:
             proven = body if method == "DELETE" else {**(body or {}), "current_password": PASSWORD}
-            answer = client.request(method, f"/accounts/me{below}", json=proven)
-            assert_refused(answer, "not_found", 404)
+            response = client.request(method, f"/accounts/me{below}", json=proven)
+            assert_refused(response, "not_found", 404)
     assert other.login(secret).get("/accounts/me").status_code == 200
     assert other.login().get("/accounts/me").status_code == 200
 
@@ -184,10 +184,10 @@ def test_nobody_is_called_me(admin: Client) -> None:
 
 
 def test_what_one_did_is_in_the_log_under_ones_own_name(admin: Client, person: Person) -> None:
-    answer = person.login().post(KEYS, json={"name": live.unique("own")})
-    done(answer, 201)
+    response = person.login().post(KEYS, json={"name": live.unique("own")})
+    done(response, 201)
 
     rows = done(admin.get("/audit", params={"actor": person.id}))["items"]
 
     assert [(row["action"], row["credential"]) for row in rows] == [("api_key.create", "password")]
-    assert rows[0]["request_id"] == answer.headers["X-Request-Id"]
+    assert rows[0]["request_id"] == response.headers["X-Request-Id"]

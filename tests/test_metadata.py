@@ -32,8 +32,8 @@ def test_every_address_that_it_names_exists(server: LiveServer, document: dict[s
 
     assert document["token_endpoint"] in named
     for address in named:
-        answer = server.client().get(address.removeprefix(document["issuer"]))
-        assert answer.status_code != 404, address
+        response = server.client().get(address.removeprefix(document["issuer"]))
+        assert response.status_code != 404, address
 
 
 def test_it_has_what_both_standards_require(document: dict[str, Any]) -> None:
@@ -63,14 +63,14 @@ def test_the_authorization_endpoint_refuses_and_says_why(
     where = document["authorization_endpoint"].removeprefix(document["issuer"])
     sent = {"params": asked} if method == "GET" else {"data": asked}
     for options in ({}, sent, {"headers": {"Authorization": "Bearer nonsense"}}):
-        answer = server.client().request(method, where, allow_redirects=False, **options)
+        response = server.client().request(method, where, allow_redirects=False, **options)
 
-        assert answer.status_code == 400
-        assert answer.headers["Content-Type"] == "application/json"
-        assert "Location" not in answer.headers
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert answer.json()["error"] == "unsupported_response_type"
-        assert "/auth/token" in answer.json()["error_description"]
+        assert response.status_code == 400
+        assert response.headers["Content-Type"] == "application/json"
+        assert "Location" not in response.headers
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.json()["error"] == "unsupported_response_type"
+        assert "/auth/token" in response.json()["error_description"]
     assert server.client().request("PUT", where).status_code == 405
 
 

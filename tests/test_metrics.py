@@ -260,9 +260,9 @@ def test_fetches_of_keys_are_counted(metered: Metered) -> None:
     before = metered.count("keyosk_jwks_fetches_total")
     statuses, tag = [0], ""
     while 304 not in statuses:  # another test may just have changed the keys
-        answer = metered.client().get("/auth/jwks", headers={"If-None-Match": tag})
-        statuses.append(answer.status_code)
-        tag = answer.headers["ETag"]
+        response = metered.client().get("/auth/jwks", headers={"If-None-Match": tag})
+        statuses.append(response.status_code)
+        tag = response.headers["ETag"]
     assert metered.count("keyosk_jwks_fetches_total") == before + len(statuses) - 1
     assert metered.count("keyosk_jwks_fetches_total", result="not_modified") >= 1
     assert metered.count("keyosk_jwks_fetches_total", result="sent") >= 1
@@ -419,25 +419,25 @@ def test_each_listener_has_its_own(metered: Metered) -> None:
 
 
 def test_openmetrics_where_it_is_asked_for(metered: Metered) -> None:
-    answer = metered.page(headers={"Accept": "application/openmetrics-text; version=1.0.0"})
-    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
-    assert [family.name for family in open_metrics(answer.text)]  # type: ignore[no-untyped-call]  # it has no types
+    response = metered.page(headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert [family.name for family in open_metrics(response.text)]  # type: ignore[no-untyped-call]  # it has no types
 
 
-def line_of(server: Metered, answer: requests.Response) -> dict[str, object]:
+def line_of(server: Metered, response: requests.Response) -> dict[str, object]:
     """The line that the log has of a request."""
     lines = server.log.read_text().splitlines()
-    line = next(line for line in reversed(lines) if answer.headers["X-Request-Id"] in line)
+    line = next(line for line in reversed(lines) if response.headers["X-Request-Id"] in line)
     entry: dict[str, object] = json.loads(line)
     return entry
 
 
 def test_the_log_says_whose_token_it_was(metered: Metered) -> None:
-    answer = a_token(metered)
-    entry = line_of(metered, answer)
+    response = a_token(metered)
+    entry = line_of(metered, response)
     claims = requests.post(
         f"{metered.url}/auth/introspect",
-        data={"token": answer.json()["access_token"]},
+        data={"token": response.json()["access_token"]},
         auth=("admin", ADMIN_PASSWORD),
         timeout=10,
     ).json()

@@ -277,9 +277,9 @@ class Prometheus:
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(shipped))
 
     def get(self, path: str, **parameters: str) -> Any:
-        answer = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=60).json()
-        assert answer["status"] == "success", (parameters, answer)
-        return answer["data"]
+        response = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=60).json()
+        assert response["status"] == "success", (parameters, response)
+        return response["data"]
 
     def firing(self) -> set[str]:
         return {each["labels"]["alertname"] for each in self.get("alerts")["alerts"]}

@@ -28,9 +28,9 @@ def make(by: Client, **fields: Any) -> requests.Response:
     return by.post("/services", json={"name": live.unique("svc"), **fields})
 
 
-def assert_taken(answer: requests.Response, field: str) -> None:
-    assert_refused(answer, "conflict", 409)
-    assert [fault["field"] for fault in answer.json()["errors"]] == [field]
+def assert_taken(response: requests.Response, field: str) -> None:
+    assert_refused(response, "conflict", 409)
+    assert [fault["field"] for fault in response.json()["errors"]] == [field]
 
 
 @pytest.mark.attack
@@ -77,11 +77,11 @@ def test_no_service_is_addressed_as_the_issuer(server: LiveServer, admin: Client
     service = make_service(admin)
     for taken in (issuer, f"{issuer}/", issuer.upper()):
         for field, value in (("audience", taken), ("audiences", [taken])):
-            for answer in (
+            for response in (
                 make(admin, **{field: value}),
                 admin.patch(f"/services/{service}", json={field: value}),
             ):
-                problem(answer, 422, field)
+                problem(response, 422, field)
 
 
 def test_what_a_service_gives_up_another_may_have(admin: Client) -> None:
@@ -132,20 +132,20 @@ def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(admin: 
     person = make_person(admin, f"{name}:read")
     for spelling in (name, audience, *others):
         for parameter in ("audience", "resource"):
-            answer = person.login().post("/auth/token", data={parameter: spelling})
-            token = done(answer)
+            response = person.login().post("/auth/token", data={parameter: spelling})
+            token = done(response)
             claims = jwt.decode(token["access_token"], options={"verify_signature": False})
             assert (claims["aud"], token["scope"]) == (audience, f"{name}:read")
     for spelling in (f"{audience}//", audience.upper(), f"urn:{name}/", made["id"]):
-        answer = person.login().post("/auth/token", data={"audience": spelling})
-        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_target")
+        response = person.login().post("/auth/token", data={"audience": spelling})
+        assert (response.status_code, response.json()["error"]) == (400, "invalid_target")
     asked = {"audience": [others[0]], "scope": f"{name}:read"}
     assert done(person.login().post("/auth/explain", json=asked))["claims"]["aud"] == audience
 
     changed = done(admin.patch(f"/services/{name}", json={"audiences": [others[1], others[1]]}))
     assert changed["audiences"] == [others[1]]
-    answer = person.login().post("/auth/token", data={"resource": others[0]})
-    assert answer.status_code == 400
+    response = person.login().post("/auth/token", data={"resource": others[0]})
+    assert response.status_code == 400
     rows = done(admin.get("/audit", params={"target": f"service/{name}"}))["items"]
     assert any((row["after"] or {}).get("audiences") == [others[1]] for row in rows)
 
@@ -164,9 +164,9 @@ def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(admin: 
     ],
 )
 def test_what_is_no_audience_is_no_spelling_of_one(admin: Client, value: Any) -> None:
-    answer = make(admin, audiences=value)
-    assert_refused(answer, "invalid", 422)
-    assert answer.json()["errors"][0]["field"].startswith("audiences")
+    response = make(admin, audiences=value)
+    assert_refused(response, "invalid", 422)
+    assert response.json()["errors"][0]["field"].startswith("audiences")
 
 
 # --- What there was before ------------------------------------------------------------------------

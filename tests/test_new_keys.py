@@ -41,15 +41,15 @@ def by_request(
     keyosk: Installation, method: str, path: str, body: Any = None, key: str = ""
 ) -> Any:
     client = app.create_app(keyosk).test_client()
-    answer = client.open(
+    response = client.open(
         path,
         method=method,
         json=body,
         auth=("admin", ADMIN_PASSWORD),
         headers={"Idempotency-Key": key} if key else None,
     )
-    assert answer.status_code < 300, answer.text
-    return answer
+    assert response.status_code < 300, response.text
+    return response
 
 
 def manifest() -> Manifest:

@@ -40,10 +40,10 @@ def admin(nodes: Cluster) -> Client:
     """The first admin, through HAProxy."""
     login = Client(nodes.url, auth=("admin", ADMIN_PASSWORD))
     deadline = time.monotonic() + SETTLED
-    while not (answer := login.post("/auth/token", data={"audience": "keyosk"})).ok:
-        assert time.monotonic() < deadline, answer.text
+    while not (response := login.post("/auth/token", data={"audience": "keyosk"})).ok:
+        assert time.monotonic() < deadline, response.text
         time.sleep(0.2)
-    return Client(nodes.url, token=answer.json()["access_token"])
+    return Client(nodes.url, token=response.json()["access_token"])
 
 
 def at(nodes: Cluster, username: str = "admin", secret: str = ADMIN_PASSWORD) -> list[Client]:
@@ -59,9 +59,9 @@ def person(admin: Client) -> str:
 
 
 def token(client: Client, **form: str) -> Any:
-    answer = client.post("/auth/token", data=form)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = client.post("/auth/token", data=form)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def bearer(client: Client, text: str) -> Client:
@@ -72,8 +72,8 @@ def test_a_token_of_one_node_is_good_on_all(nodes: Cluster, admin: Client) -> No
     name = person(admin)
     for issuing, asked in product(at(nodes, name, PASSWORD), at(nodes)):
         text = token(issuing, audience="keyosk")["access_token"]
-        answer = bearer(asked, text).get("/accounts/me")
-        assert answer.status_code == 200, (issuing.url, asked.url, answer.text)
+        response = bearer(asked, text).get("/accounts/me")
+        assert response.status_code == 200, (issuing.url, asked.url, response.text)
         found = asked.post("/auth/introspect", data={"token": text}).json()
         assert found["active"], (issuing.url, asked.url)
 
@@ -91,8 +91,8 @@ def test_what_is_revoked_on_one_node_is_revoked_on_all(nodes: Cluster, admin: Cl
         for text, asked in product(texts, at(nodes)):
             introspected = asked.post("/auth/introspect", data={"token": text}).json()
             assert not introspected["active"], (revoking, asked.url)
-            answer = bearer(asked, text).get("/accounts/me")
-            assert answer.status_code == 401, (revoking, asked.url, answer.text)
+            response = bearer(asked, text).get("/accounts/me")
+            assert response.status_code == 401, (revoking, asked.url, response.text)
 
         def works_again(name: str = name) -> bool:
             made = [
@@ -117,10 +117,12 @@ def test_a_request_sent_again_to_another_node_has_one_effect(nodes: Cluster, adm
         return requests.post(url, json=body, headers=headers, timeout=30)
 
     with ThreadPoolExecutor(6) as pool:
-        answers = [*pool.map(send, range(6)), *map(send, range(3))]
-    assert {answer.status_code for answer in answers} <= {201, 409}
-    assert len({answer.json()["id"] for answer in answers if answer.status_code == 201}) == 1
-    assert [answer.status_code for answer in answers[6:]] == [201] * 3
+        responses = [*pool.map(send, range(6)), *map(send, range(3))]
+    assert {response.status_code for response in responses} <= {201, 409}
+    assert (
+        len({response.json()["id"] for response in responses if response.status_code == 201}) == 1
+    )
+    assert [response.status_code for response in responses[6:]] == [201] * 3
 
 
 def test_a_refresh_session_goes_on_at_every_node(nodes: Cluster, admin: Client) -> None:
@@ -185,7 +187,7 @@ def test_nodes_join_and_leave_under_load_unnoticed(nodes: Cluster, admin: Client
         session = requests.Session()
         while not done.is_set():
             if number % 4 == 3:
-                answer = session.patch(
+                response = session.patch(
                     f"{nodes.url}/accounts/{name}",
                     json={"display_name": f"{number} {time.monotonic()}"},
                     headers={"Authorization": authorization},
@@ -193,8 +195,8 @@ def test_nodes_join_and_leave_under_load_unnoticed(nodes: Cluster, admin: Client
                 )
             else:
                 login = {"Authorization": f"Bearer {key}"}
-                answer = session.post(f"{nodes.url}/auth/token", headers=login, timeout=30)
-            ended["good" if answer.ok else f"{answer.status_code} {answer.text}"] += 1
+                response = session.post(f"{nodes.url}/auth/token", headers=login, timeout=30)
+            ended["good" if response.ok else f"{response.status_code} {response.text}"] += 1
             if number % 2:
                 session.close()
                 session = requests.Session()

@@ -80,9 +80,9 @@ class Scene:
         """The status that the proxy responds with. What passes must reach the service."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         before = self.echo.requests
-        answer = requests.get(f"http://127.0.0.1:{self.port}/todos", headers=headers, timeout=60)
-        assert self.echo.requests - before == (answer.status_code == 200)
-        return answer.status_code
+        response = requests.get(f"http://127.0.0.1:{self.port}/todos", headers=headers, timeout=60)
+        assert self.echo.requests - before == (response.status_code == 200)
+        return response.status_code
 
 
 def apache(scene: Scene, folder: Path, certificate: Path) -> "subprocess.Popen[bytes]":

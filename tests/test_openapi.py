@@ -1,4 +1,4 @@
-"""/openapi.json says what the API is: all of it, nothing else, and every answer keeps to it."""
+"""/openapi.json says what the API is: all of it, nothing else, and every response keeps to it."""
 
 import json
 import re
@@ -486,7 +486,7 @@ def test_times_are_really_checked(document: dict[str, Any]) -> None:
 
 
 class Walk:
-    """Requests as one caller, each answer of which must be one that the document has."""
+    """Requests as one caller, each response to which must be one that the document has."""
 
     def __init__(self, document: Mapping[str, Any], seen: set[tuple[str, str, int]]) -> None:
         self.document = document
@@ -498,10 +498,10 @@ class Walk:
 
     def as_caller(self, client: Client) -> Callable[..., requests.Response]:
         def ask(status: int, method: str, path: str, **options: Any) -> requests.Response:
-            answer = client.request(method, path, **options)
-            assert answer.status_code == status, f"{method} {path}: {answer.text}"
-            self.check(method, path.removeprefix(client.url), answer)
-            return answer
+            response = client.request(method, path, **options)
+            assert response.status_code == status, f"{method} {path}: {response.text}"
+            self.check(method, path.removeprefix(client.url), response)
+            return response
 
         return ask
 
@@ -510,44 +510,46 @@ class Walk:
         # As the router does: what is named exactly comes before what is a parameter.
         return min(fitting, key=lambda name: name.count("{"), default=None)
 
-    def check(self, method: str, path: str, answer: requests.Response) -> None:
+    def check(self, method: str, path: str, response: requests.Response) -> None:
         described_path = self.path_of(path.partition("?")[0])
         described = self.document["paths"].get(described_path, {}).get(method.lower())
-        assert "X-Request-Id" in answer.headers
+        assert "X-Request-Id" in response.headers
         if described is None:  # there is no such address, or not this method
-            assert answer.status_code in (404, 405)
-            assert ("Allow" in answer.headers) == (answer.status_code == 405)
-            self.check_body(answer, {"application/problem+json": {"schema": reference("Problem")}})
+            assert response.status_code in (404, 405)
+            assert ("Allow" in response.headers) == (response.status_code == 405)
+            self.check_body(
+                response, {"application/problem+json": {"schema": reference("Problem")}}
+            )
             return
         assert described_path is not None
-        where = f"{method} {described_path} {answer.status_code}"
-        declared = described["responses"].get(str(answer.status_code))
+        where = f"{method} {described_path} {response.status_code}"
+        declared = described["responses"].get(str(response.status_code))
         assert declared is not None, f"{where} is not declared"
         if "$ref" in declared:
             declared = self.document["components"]["responses"][declared["$ref"].split("/")[-1]]
-        self.check_headers(answer, declared["headers"], where)
-        self.check_body(answer, declared.get("content", {}))
-        self.seen.add((method, described_path, answer.status_code))
+        self.check_headers(response, declared["headers"], where)
+        self.check_body(response, declared.get("content", {}))
+        self.seen.add((method, described_path, response.status_code))
 
     def check_headers(
-        self, answer: requests.Response, declared: Mapping[str, Any], where: str
+        self, response: requests.Response, declared: Mapping[str, Any], where: str
     ) -> None:
         known = {"ETag", "Location", "Retry-After", "WWW-Authenticate", "Link", "X-Total-Count"}
         for name in known | {"Idempotency-Replayed"}:
-            assert name not in answer.headers or name in declared, f"{where}: {name}"
+            assert name not in response.headers or name in declared, f"{where}: {name}"
         always = {"ETag", "Location", "Retry-After"}
-        if answer.status_code == 401:
+        if response.status_code == 401:
             always.add("WWW-Authenticate")
         for name in always & declared.keys():
-            assert name in answer.headers, f"{where}: {name}"
+            assert name in response.headers, f"{where}: {name}"
 
-    def check_body(self, answer: requests.Response, content: Mapping[str, Any]) -> None:
+    def check_body(self, response: requests.Response, content: Mapping[str, Any]) -> None:
         if not content:
-            assert answer.content == b""
+            assert response.content == b""
             return
-        media_type = answer.headers["Content-Type"].partition(";")[0]
+        media_type = response.headers["Content-Type"].partition(";")[0]
         assert media_type in content, media_type
-        value = answer.json() if media_type.endswith("json") else answer.text
+        value = response.json() if media_type.endswith("json") else response.text
         assert faults(self.document, content[media_type]["schema"], value) == []
 
 
@@ -563,12 +565,12 @@ class Walk:
 def test_an_answer_that_is_not_declared_is_caught(
     document: dict[str, Any], status: int, content_type: str, body: Any, expected: str
 ) -> None:
-    answer = requests.Response()
-    answer.status_code = status
-    answer.headers.update({"Content-Type": content_type, "X-Request-Id": "1"})
-    answer._content = json.dumps(body).encode()
+    response = requests.Response()
+    response.status_code = status
+    response.headers.update({"Content-Type": content_type, "X-Request-Id": "1"})
+    response._content = json.dumps(body).encode()
     with pytest.raises(AssertionError, match=expected):
-        Walk(document, set()).check("GET", "/health/live", answer)
+        Walk(document, set()).check("GET", "/health/live", response)
 
 
 @pytest.mark.every_database
@@ -913,10 +915,10 @@ def walk_deletions(ask: Ask, service: str, role: str, username: str) -> None:
 
 def test_the_document_can_be_kept(server: LiveServer) -> None:
     anybody = server.client()
-    answer = anybody.get("/openapi.json")
-    assert answer.headers["Cache-Control"] == "public, max-age=300"
-    assert len(answer.content) < 300_000
-    tag = answer.headers["ETag"]
+    response = anybody.get("/openapi.json")
+    assert response.headers["Cache-Control"] == "public, max-age=300"
+    assert len(response.content) < 300_000
+    tag = response.headers["ETag"]
     assert not tag.startswith("W/")
     known = anybody.get("/openapi.json", headers={"If-None-Match": tag})
     assert (known.status_code, known.content) == (304, b"")
@@ -939,11 +941,11 @@ def test_the_page_has_all_that_it_needs_from_keyosk_alone(server: LiveServer) ->
     files = [name for name in needed if not name.startswith("data:")]
     assert len(files) == 3
     for name in files:
-        answer = anybody.get(f"/{name}")
-        assert answer.status_code == 200, name
+        response = anybody.get(f"/{name}")
+        assert response.status_code == 200, name
         kind = "text/css" if name.endswith(".css") else "text/javascript"
-        assert answer.headers["Content-Type"] == f"{kind}; charset=utf-8"
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Content-Type"] == f"{kind}; charset=utf-8"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
     start = anybody.get("/docs/start.js").text
     assert "//" not in start
     assert 'url: "openapi.json"' in start

@@ -106,17 +106,17 @@ class Story:
         if "requestBody" in described and not {"data", "json"} & options.keys():
             content = described["requestBody"]["content"]
             options["json"] = self.replaced(self.example(content["application/json"]["schema"]))
-        answer = client.request(method, url, **options)
-        assert answer.status_code == int(status), f"{method} {url}: {answer.text}"
+        response = client.request(method, url, **options)
+        assert response.status_code == int(status), f"{method} {url}: {response.text}"
         self.told.add((method, path))
         content = described["responses"][status].get("content", {})
-        media_type = answer.headers.get("Content-Type", "").partition(";")[0]
-        assert bool(content) == bool(answer.content)
+        media_type = response.headers.get("Content-Type", "").partition(";")[0]
+        assert bool(content) == bool(response.content)
         if media_type == "application/json":
-            self.compare(answer, content[media_type]["schema"], exactly=exactly)
+            self.compare(response, content[media_type]["schema"], exactly=exactly)
         elif content:
             assert type(content[media_type]["example"]) is str
-        return answer
+        return response
 
     def query(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -125,9 +125,9 @@ class Story:
             if each["in"] == "query" and "examples" in each["schema"]
         }
 
-    def compare(self, answer: requests.Response, schema: Any, *, exactly: bool) -> None:
-        found = list(differences(self.example(schema), answer.json(), exactly=exactly))
-        assert found == [], f"{answer.request.method} {answer.url}: {answer.text}"
+    def compare(self, response: requests.Response, schema: Any, *, exactly: bool) -> None:
+        found = list(differences(self.example(schema), response.json(), exactly=exactly))
+        assert found == [], f"{response.request.method} {response.url}: {response.text}"
 
     def filters(self, client: Client, path: str) -> None:
         """Each filter's example finds something, and so do all of them together."""
@@ -262,9 +262,9 @@ def tell_tokens(story: Story, admin: Client, alice: Client) -> None:
     schemas = story.document["components"]["schemas"]
     story.real[schemas["TokenQuestion"]["examples"][0]["token"]] = access_token
     for media_type, asked in (("application/jwt", "token"), ("text/plain", "header")):
-        answer = story.send(alice, "POST", "/auth/token", data={"format": asked})
+        response = story.send(alice, "POST", "/auth/token", data={"format": asked})
         content = story.document["paths"]["/auth/token"]["post"]["responses"]["200"]["content"]
-        assert without_chance(answer.text) == without_chance(content[media_type]["example"])
+        assert without_chance(response.text) == without_chance(content[media_type]["example"])
     story.send(alice, "POST", "/auth/introspect")
     story.send(alice, "POST", "/auth/revoke")
     story.send(admin, "POST", "/auth/explain")

@@ -87,16 +87,16 @@ class Known:
         """Every kind of request succeeds again, without a restart."""
         deadline = time.monotonic() + BACK
         while True:
-            answers = [ask().status_code for ask in self.requests()]
-            if answers == [200, 200, 201, 200, 200, 200]:
+            responses = [ask().status_code for ask in self.requests()]
+            if responses == [200, 200, 201, 200, 200, 200]:
                 return
-            assert time.monotonic() < deadline, answers
+            assert time.monotonic() < deadline, responses
 
 
-def assert_unavailable(answer: requests.Response) -> None:
-    assert answer.status_code == 503, answer.text
-    assert int(answer.headers["Retry-After"]) >= 1
-    body = answer.json()
+def assert_unavailable(response: requests.Response) -> None:
+    assert response.status_code == 503, response.text
+    assert int(response.headers["Retry-After"]) >= 1
+    body = response.json()
     assert body.get("code", body.get("error")) in ("unavailable", "temporarily_unavailable")
 
 
@@ -105,8 +105,8 @@ def assert_the_rest_answers(server: LiveServer) -> None:
     for path in NEEDS_NOTHING:
         for login in LOGINS:
             headers = {} if login is None else {"Authorization": login}
-            answer = client.get(path, headers=headers, timeout=HANGS / 3)
-            assert answer.status_code == 200, (path, login)
+            response = client.get(path, headers=headers, timeout=HANGS / 3)
+            assert response.status_code == 200, (path, login)
 
 
 @pytest.fixture(scope="module")
@@ -427,9 +427,9 @@ def write_until_refused(known: Known) -> list[str]:
     names: list[str] = []
     while True:
         name = unique("kept")
-        answer = known.write(name)
-        if answer.status_code != 201:
-            assert_unavailable(answer)
+        response = known.write(name)
+        if response.status_code != 201:
+            assert_unavailable(response)
             return names
         names.append(name)
 

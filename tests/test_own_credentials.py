@@ -82,10 +82,10 @@ def test_a_token_made_credentials_that_outlive_it(admin: Client, scopes: tuple[s
         for account in spellings(person):
             for method, below, body, _ in HANDLED:
                 path = f"/accounts/{account}{below.format(key=key)}"
-                answer = client.request(method, path, json=body)
-                assert_refused(answer, PROOF)
-                assert "current_password" in answer.json()["detail"], name
-                assert "secret" not in answer.json()
+                response = client.request(method, path, json=body)
+                assert_refused(response, PROOF)
+                assert "current_password" in response.json()["detail"], name
+                assert "secret" not in response.json()
 
     assert person.login().get("/accounts/me").status_code == 200
     (kept,) = done(admin.get(f"{person.path}/api-keys"))["items"]
@@ -154,10 +154,10 @@ def test_with_the_password_one_handles_ones_own_credentials(
         sent = body if way == "basic" else {**(body or {}), "current_password": PASSWORD}
         path = f"/accounts/{person.id.upper()}{below.format(key=key)}"
 
-        answer = client.request(method, path, json=sent)
+        response = client.request(method, path, json=sent)
 
-        made = done(answer, status)
-        assert PASSWORD not in answer.text
+        made = done(response, status)
+        assert PASSWORD not in response.text
         assert "current_password" not in (made or {})
 
 
@@ -167,14 +167,14 @@ def test_a_wrong_current_password_is_refused_whatever_else_was_shown(admin: Clie
     for client in (person.bearer(), person.login()):
         for method, below, body, _ in HANDLED[:4]:
             sent = {**(body or {}), "current_password": "not the password at all"}
-            answer = client.request(method, f"/accounts/me{below.format(key=key)}", json=sent)
-            assert_refused(answer, "forbidden")
+            response = client.request(method, f"/accounts/me{below.format(key=key)}", json=sent)
+            assert_refused(response, "forbidden")
     for strange in (None, 1, ["x"], {"a": 1}):
-        answer = person.bearer().post(
+        response = person.bearer().post(
             "/accounts/me/api-keys", json={"name": "x", "current_password": strange}
         )
-        assert_refused(answer, "invalid", 422)
-        assert answer.json()["errors"][0]["field"] == "current_password"
+        assert_refused(response, "invalid", 422)
+        assert response.json()["errors"][0]["field"] == "current_password"
 
     assert len(done(admin.get(f"{person.path}/api-keys"))["items"]) == 1
 
@@ -205,11 +205,11 @@ def test_an_account_without_a_password_is_told_that_it_has_no_proof(admin: Clien
     done(admin.delete(f"{person.path}/password"), 204)
     for client in (person.login(secret), person.bearer(secret)):
         for method, below, body, _ in HANDLED:
-            answer = client.request(
+            response = client.request(
                 method, f"/accounts/me{below.format(key=live.unique('k'))}", json=body
             )
-            assert_refused(answer, "refused_by_rule")
-            assert "without a password" in answer.json()["detail"]
+            assert_refused(response, "refused_by_rule")
+            assert "without a password" in response.json()["detail"]
 
 
 # --- Neighbours -----------------------------------------------------------------------------------
@@ -221,9 +221,9 @@ def test_an_answer_with_a_secret_is_repeated_to_nobody_with_a_mere_token(admin: 
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
     secret = done(person.login().post("/accounts/me/api-keys", **same), 201)["secret"]
 
-    answer = person.bearer().post("/accounts/me/api-keys", **same)
-    assert_refused(answer, PROOF)
-    assert secret not in answer.text
+    response = person.bearer().post("/accounts/me/api-keys", **same)
+    assert_refused(response, PROOF)
+    assert secret not in response.text
 
     assert done(person.login().post("/accounts/me/api-keys", **same), 201)["secret"] == secret
 
@@ -235,10 +235,10 @@ def test_an_answer_with_a_secret_is_not_repeated_to_a_narrower_token(admin: Clie
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
     secret = done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"]
 
-    answer = boss.bearer(scope="keyosk:accounts:write").post(f"{above.path}/api-keys", **same)
+    response = boss.bearer(scope="keyosk:accounts:write").post(f"{above.path}/api-keys", **same)
 
-    assert answer.status_code in (403, 422)
-    assert secret not in answer.text
+    assert response.status_code in (403, 422)
+    assert secret not in response.text
     assert done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"] == secret
 
 

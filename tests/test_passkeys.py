@@ -142,13 +142,13 @@ def with_key(node: Node) -> tuple[Authenticator, list[str]]:
 def test_whoever_has_a_passkey_logs_in_by_password_and_passkey(node: Node) -> None:
     key, codes = with_key(node)
     tab = Site(node)
-    answer = tab.log_in()
-    assert answer.headers["Location"] == f"{_SECOND}?next=%2Fconsole"
+    response = tab.log_in()
+    assert response.headers["Location"] == f"{_SECOND}?next=%2Fconsole"
     options = options_of(tab.get(_SECOND))
     assert (options["rpId"], options["userVerification"]) == (_HOST, "required")
     assert [each["id"] for each in options["allowCredentials"]] == [_text(key.id)]
-    answer = tab.show_key(key)
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/console")
+    response = tab.show_key(key)
+    assert (response.status_code, response.headers["Location"]) == (303, "/console")
     assert "Key passkey" in tab.get(_MINE).text
     assert rows_of(node.keyosk, "SELECT amr FROM console_session") == [("pwd hwk user mfa",)] * 2
     other = Site(node)
@@ -173,8 +173,8 @@ def test_an_account_may_have_several_passkeys_with_names(node: Node) -> None:
     tab.show_key(first)
     page = Page(tab.send(_MINE, "/passkey", name="x", current_password=PASSWORD))
     assert [each["id"] for each in options_of(page)["excludeCredentials"]] == [_text(first.id)]
-    answer = tab.add(second, "Safe")
-    assert (answer.status_code, answer.headers["Location"]) == (303, _MINE)
+    response = tab.add(second, "Safe")
+    assert (response.status_code, response.headers["Location"]) == (303, _MINE)
     assert "Safe passkey" in tab.get(_MINE).text
     for key in (first, second):
         other = Site(node)
@@ -216,9 +216,9 @@ def test_no_lie_of_an_authenticator_logs_in(node: Node, subtests: pytest.Subtest
             node.clock.now += 3_600  # wrong ones are throttled
             tab, liar = Site(node), _lying(key, lie)
             tab.log_in()
-            answer = tab.show_key(liar)
-            assert (answer.status_code, tab.is_logged_in()) == (401, False)
-            assert "not accepted" in Page(answer).text
+            response = tab.show_key(liar)
+            assert (response.status_code, tab.is_logged_in()) == (401, False)
+            assert "not accepted" in Page(response).text
             assert tab.show_key(key).status_code == 303
 
 
@@ -288,8 +288,8 @@ def test_a_challenge_is_answered_within_five_minutes(node: Node) -> None:
     tab.log_in()
     page = tab.get(_SECOND)
     node.clock.now += 300
-    answer = tab.answer(page, key.get(options_of(page)))
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/console/login")
+    response = tab.answer(page, key.get(options_of(page)))
+    assert (response.status_code, response.headers["Location"]) == (303, "/console/login")
     assert not tab.is_logged_in()
 
 

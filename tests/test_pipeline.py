@@ -74,19 +74,19 @@ def test_all_read_over_one_connection_and_each_gets_its_own(
     def read(number: int) -> list[Any]:
         return [same(value=f"{number}.{step}")[0] for step in range(3)]
 
-    answers: list[Any] = loop.at_once(*(partial(read, number) for number in range(40)))
-    for number, rows in enumerate(answers):
+    responses: list[Any] = loop.at_once(*(partial(read, number) for number in range(40)))
+    for number, rows in enumerate(responses):
         assert [value for value, _, _ in rows] == [f"{number}.{step}" for step in range(3)]
-    assert len({pid for rows in answers for _, _, pid in rows}) == 1
+    assert len({pid for rows in responses for _, _, pid in rows}) == 1
     # What they read at the same time was sent together.
-    assert len({moment for rows in answers for _, moment, _ in rows}) == 3
+    assert len({moment for rows in responses for _, moment, _ in rows}) == 3
 
 
 def test_values_come_back_as_they_were_given(database: Database, loop: EventLoop) -> None:
     same = echo(database)
     values = ("Zoë", "", None, True, False, -1, 0, 70_000, 1 << 40, 1.5, b"\0\xff")
-    answers: list[Any] = loop.at_once(*(partial(same, value=value) for value in values))
-    assert [rows[0][0] for rows in answers] == list(values)
+    responses: list[Any] = loop.at_once(*(partial(same, value=value) for value in values))
+    assert [rows[0][0] for rows in responses] == list(values)
 
 
 @pytest.mark.parametrize("wrong", ["a\0b", "\udc80"])
@@ -116,8 +116,8 @@ def test_after_an_error_all_begin_again_in_threads_and_the_next_ones_do_not(
 def test_a_session_that_ended_while_nobody_used_it_is_replaced(
     database: Database, loop: EventLoop
 ) -> None:
-    answers: list[Any] = loop.at_once(select(database, "pg_backend_pid()"))
-    [[(pid,)]] = answers
+    responses: list[Any] = loop.at_once(select(database, "pg_backend_pid()"))
+    [[(pid,)]] = responses
     select(database, f"pg_terminate_backend({pid}, 10000)")()
     # The loop sees it at once, or by the next who asks.
     loop.at_once(partial(echo(database), value=1))
@@ -159,8 +159,8 @@ def test_a_server_that_does_not_respond_is_given_up_and_the_others_know(
 ) -> None:
     used: Any = database._pipeline
     monkeypatch.setattr(used._session, "_response_timeout", 0.5)
-    answers = loop.at_once(select(database, "pg_sleep(60)"), partial(echo(database), value=1))
-    assert all(isinstance(each, Left) for each in answers)
+    responses = loop.at_once(select(database, "pg_sleep(60)"), partial(echo(database), value=1))
+    assert all(isinstance(each, Left) for each in responses)
     assert database._outage.is_on
     assert not loop.is_ready(database)
 
@@ -174,9 +174,9 @@ def test_a_connection_from_before_an_outage_is_not_used(
 
 def test_no_more_wait_than_a_few(database: Database, loop: EventLoop) -> None:
     same = echo(database)
-    answers = loop.at_once(*(partial(same, value=1) for _ in range(pipeline._MOST + 3)))
-    assert [isinstance(each, Left) for each in answers].count(True) == 3
-    assert all(isinstance(each, Left) for each in answers[-3:])
+    responses = loop.at_once(*(partial(same, value=1) for _ in range(pipeline._MOST + 3)))
+    assert [isinstance(each, Left) for each in responses].count(True) == 3
+    assert all(isinstance(each, Left) for each in responses[-3:])
 
 
 def test_a_second_connection_is_closed_at_once(
@@ -217,9 +217,9 @@ def test_what_the_loop_reads_is_read_without_a_thread(
         client = app.create_app(keyosk).test_client()
 
         def token(username: str, secret: str, **form: str) -> str:
-            answer = client.post("/auth/token", auth=(username, secret), data=form)
-            answer.close()
-            found: str = answer.get_json()["access_token"]
+            response = client.post("/auth/token", auth=(username, secret), data=form)
+            response.close()
+            found: str = response.get_json()["access_token"]
             return found
 
         mine = token("alice", secret)
@@ -228,9 +228,9 @@ def test_what_the_loop_reads_is_read_without_a_thread(
             make_ready(loop, keyosk.database)
 
         def ask(method: str, path: str, **options: Any) -> int:
-            answer = client.open(path, method=method, **options)
-            answer.close()
-            return answer.status_code
+            response = client.open(path, method=method, **options)
+            response.close()
+            return response.status_code
 
         assert (
             loop.at_once(

@@ -618,8 +618,8 @@ def test_workers_and_commands_sign_with_the_same_key(own_server: LiveServer) -> 
     admin = own_server.admin()
     basic = own_server.client("admin", ADMIN_PASSWORD)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: basic.post("/auth/token"), range(12)))
-    texts = [answer.json()["access_token"] for answer in answers]
+        responses = list(pool.map(lambda _: basic.post("/auth/token"), range(12)))
+    texts = [response.json()["access_token"] for response in responses]
     texts.append(own_server.run("token", "issue", "admin").stdout.strip())
     keys = {key["kid"]: key for key in admin.get("/auth/jwks").json()["keys"]}
     assert len(keys) == 1
@@ -660,11 +660,11 @@ def test_a_server_whose_token_is_away_answers_503(own_server: LiveServer, soft: 
     basic = own_server.client("admin", ADMIN_PASSWORD)
     assert basic.post("/auth/token").status_code == 200
     soft.take_away()
-    answer = basic.post("/auth/token")
-    assert answer.status_code == 503
+    response = basic.post("/auth/token")
+    assert response.status_code == 503
     assert basic.get("/auth/jwks").status_code == 200
     soft.bring_back()
-    until(lambda: basic.post("/auth/token"), lambda answer: answer.status_code == 200)
+    until(lambda: basic.post("/auth/token"), lambda response: response.status_code == 200)
     log = own_server.log.read_text()
     assert "PKCS#11" in log
     assert PIN not in log

@@ -41,12 +41,12 @@ def execute(url: str, *statements: str) -> list[Any]:
 def in_parallel(number: int, action: Callable[[int], requests.Response]) -> Counter[int]:
     """How ``number`` requests end, 12 at a time, by status."""
     with ThreadPoolExecutor(12) as pool:
-        return Counter(answer.status_code for answer in pool.map(action, range(number)))
+        return Counter(response.status_code for response in pool.map(action, range(number)))
 
 
-def signer(answer: requests.Response) -> str:
+def signer(response: requests.Response) -> str:
     """The key that signed a token."""
-    header: dict[str, str] = jwt.get_unverified_header(answer.json()["access_token"])
+    header: dict[str, str] = jwt.get_unverified_header(response.json()["access_token"])
     return header["kid"]
 
 
@@ -221,8 +221,8 @@ def test_a_failing_connection_costs_at_most_one_answer(
         )
         assert_back(server, admin)
         pooler.kill()
-        answer = admin.get("/accounts")
-        assert answer.status_code == 503, answer.text
+        response = admin.get("/accounts")
+        assert response.status_code == 503, response.text
         assert server.client().get("/auth/jwks").status_code == 200
         pooler.start()
         assert_back(server, admin)
@@ -232,9 +232,9 @@ def assert_back(server: LiveServer, admin: Any) -> None:
     """All is answered again soon, and whatever was not has said that it may be tried again."""
     deadline, good = time.monotonic() + 20, 0
     while good < 20:
-        answer = admin.post("/roles", json={"name": unique("back")})
-        assert answer.status_code in (201, 503), answer.text
-        good = good + 1 if answer.status_code == 201 else 0
+        response = admin.post("/roles", json={"name": unique("back")})
+        assert response.status_code in (201, 503), response.text
+        good = good + 1 if response.status_code == 201 else 0
         assert time.monotonic() < deadline, server.log.read_text()[-3000:]
         if not good:
             time.sleep(0.1)

@@ -72,15 +72,15 @@ def paths(admin: Client, alice: Person) -> tuple[str, ...]:
     return (*PUBLIC, *known)
 
 
-def refused(answer: requests.Response, method: str) -> None:
-    assert answer.status_code == 412
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert "ETag" not in answer.headers
+def refused(response: requests.Response, method: str) -> None:
+    assert response.status_code == 412
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "ETag" not in response.headers
     if method == "HEAD":
-        assert answer.content == b""
+        assert response.content == b""
     else:
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        assert answer.json()["code"] == "stale"
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert response.json()["code"] == "stale"
 
 
 @table("method", ["GET", "HEAD"])
@@ -217,8 +217,8 @@ def kind(request: pytest.FixtureRequest, admin: Client, alice: Person) -> Kind:
 
 def test_a_list_of_entity_tags_lets_a_change_pass_if_one_is_that_of_the_object(kind: Kind) -> None:
     for value in NAMING:
-        answer = kind.change(If_Match=kind.with_its_tag(value))
-        assert answer.status_code == 200, (value, answer.text)
+        response = kind.change(If_Match=kind.with_its_tag(value))
+        assert response.status_code == 200, (value, response.text)
         kind.read()
 
 

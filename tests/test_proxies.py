@@ -323,9 +323,9 @@ def test_a_login_passes_and_the_service_sees_a_small_token_only(scene: Scene, se
 
 
 def test_curl_is_asked_for_a_login(scene: Scene) -> None:
-    answer = scene.get()
-    assert answer.status_code == 401
-    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    response = scene.get()
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"].startswith("Basic ")
     ran = execute(
         ["curl", "-sS", "--anyauth", "-u", f"{scene.alice.username}:{scene.key}", scene.url]
     )

@@ -1,4 +1,4 @@
-"""The README is tried as it stands: its story is pasted into bash, and every answer is compared."""
+"""The README is tried as it stands: its story is pasted into bash, every response compared."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def blocks() -> list[Block]:
 
 
 def matches(stated: str, answered: str) -> bool:
-    """Whether an answer is the stated one, in which ``...`` stands for what differs each time."""
+    """Whether a response is the stated one, in which ``...`` stands for what differs each time."""
     pattern = r"[^\s\"]+".join(re.escape(part) for part in stated.strip().split("..."))
     return re.fullmatch(pattern, answered.strip(), re.DOTALL) is not None
 
@@ -66,7 +66,7 @@ def todo_service(keyosk_url: str, folder: Path) -> Iterator[str]:
 
 
 def run_story(keyosk: LiveServer, todo: str) -> list[tuple[Block, str]]:
-    """Paste all ``sh`` blocks into one bash; answers each with what it printed."""
+    """Paste all ``sh`` blocks into one bash; return each with what it printed."""
     typed = [block for block in blocks() if block.language == "sh"]
     script = "".join(f"{block.text}\nprintf '\\036'\n" for block in typed)
     script = script.replace(KEYOSK, keyosk.url).replace(TODO, todo)
@@ -98,7 +98,7 @@ def test_the_story_of_the_readme_happens_as_it_is_told(keyosk: LiveServer, tmp_p
         else:
             stated = ""
         assert matches(stated, answered), f"{block.text}answered\n{answered}\nnot\n{stated}"
-    assert compared == sum(block.language == "json" for block in everything), "an answer is alone"
+    assert compared == sum(block.language == "json" for block in everything), "a response is alone"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Refresh tokens: used once, the same again for a lost answer, and never more than was begun."""
+"""Refresh tokens: used once, the same again for a lost response, and never more than was begun."""
 
 import threading
 import time
@@ -51,8 +51,8 @@ def alice(admin: Client, todo: str) -> Person:
 
 def begin(person: Person, secret: str = PASSWORD, **parameters: str) -> dict[str, Any]:
     asked = {"scope": "offline_access", **parameters}
-    answer: dict[str, Any] = done(person.login(secret).post("/auth/token", data=asked))
-    return answer
+    response: dict[str, Any] = done(person.login(secret).post("/auth/token", data=asked))
+    return response
 
 
 def refresh(client: Client, token: str, **parameters: str) -> requests.Response:
@@ -60,9 +60,9 @@ def refresh(client: Client, token: str, **parameters: str) -> requests.Response:
     return client.post("/auth/token", data=data)
 
 
-def refused(answer: requests.Response, error: str = "invalid_grant") -> None:
-    assert (answer.status_code, answer.json()["error"]) == (400, error), answer.text
-    assert answer.headers["Cache-Control"] == "no-store"
+def refused(response: requests.Response, error: str = "invalid_grant") -> None:
+    assert (response.status_code, response.json()["error"]) == (400, error), response.text
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 def claims(body: dict[str, Any]) -> dict[str, Any]:
@@ -118,10 +118,10 @@ def test_each_use_gives_a_token_of_the_login(server: LiveServer, alice: Person, 
 def test_a_lost_answer_gets_the_same_successor_again(server: LiveServer, alice: Person) -> None:
     first = begin(alice)["refresh_token"]
     anybody = server.client()
-    answers = [done(refresh(anybody, first)) for _ in range(3)]
-    assert len({answer["refresh_token"] for answer in answers}) == 1
-    assert len({claims(answer)["jti"] for answer in answers}) == 3
-    done(refresh(anybody, answers[0]["refresh_token"]))
+    responses = [done(refresh(anybody, first)) for _ in range(3)]
+    assert len({response["refresh_token"] for response in responses}) == 1
+    assert len({claims(response)["jti"] for response in responses}) == 3
+    done(refresh(anybody, responses[0]["refresh_token"]))
 
 
 def test_an_old_token_ends_the_session_and_what_followed(server: LiveServer, alice: Person) -> None:
@@ -150,10 +150,10 @@ def test_twenty_at_once_get_one_successor(server: LiveServer, alice: Person) -> 
         return refresh(client, first)
 
     with ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(use, clients))
+        responses = list(threads.map(use, clients))
 
-    assert Counter(answer.status_code for answer in answers) == {200: 20}
-    (successor,) = {answer.json()["refresh_token"] for answer in answers}
+    assert Counter(response.status_code for response in responses) == {200: 20}
+    (successor,) = {response.json()["refresh_token"] for response in responses}
     assert done(refresh(server.client(), successor))["refresh_token"] != successor
 
 
@@ -165,9 +165,9 @@ def test_twenty_at_once_over_two_servers_and_a_restart(database_url: str, tmp_pa
         first = begin(make_person(admin, f"{todo}:read"))["refresh_token"]
         clients = [(one, other)[number % 2].client() for number in range(20)]
         with ThreadPoolExecutor(20) as threads:
-            answers = list(threads.map(lambda client: refresh(client, first), clients))
-        assert Counter(answer.status_code for answer in answers) == {200: 20}
-        (successor,) = {answer.json()["refresh_token"] for answer in answers}
+            responses = list(threads.map(lambda client: refresh(client, first), clients))
+        assert Counter(response.status_code for response in responses) == {200: 20}
+        (successor,) = {response.json()["refresh_token"] for response in responses}
         one.kill()
         one.start()
         following = done(refresh(one.client(), successor))["refresh_token"]
@@ -481,7 +481,7 @@ def test_uses_at_one_moment_all_write_down_their_tokens(timed: Installation, clo
         return Token("of the outer use", 900, "", new_id(), int(clock.now))
 
     issued, following = timed.sessions.rotate(timed.sessions.find(text), issue)
-    assert following == inner[0].refresh_token  # it reads as a lost answer
+    assert following == inner[0].refresh_token  # it reads as a lost response
     (session,) = timed.sessions.page("alice", ListQuery())
     assert set(session.tokens) == {first.token.id, inner[0].token.id, issued.id}
 

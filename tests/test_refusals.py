@@ -57,9 +57,9 @@ def key_of(keyosk: Installation) -> str:
 
 def refused(client: FlaskClient, key: str, number: int = 0) -> Any:
     """A request that a rule refuses; each to a place of its own."""
-    answer = client.patch("/accounts/me", json={"enabled": False}, auth=("alice", key))
-    assert answer.status_code == 403, answer.get_data()
-    return answer
+    response = client.patch("/accounts/me", json={"enabled": False}, auth=("alice", key))
+    assert response.status_code == 403, response.get_data()
+    return response
 
 
 def rows(keyosk: Installation, action: str) -> list[dict[str, Any]]:

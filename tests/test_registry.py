@@ -51,8 +51,8 @@ def ask(client: Client, registry: str, *scopes: str, **others: str) -> requests.
     return client.get("/auth/token", params=query)
 
 
-def access(answer: requests.Response) -> list[dict[str, Any]]:
-    return list(jwt.decode(done(answer)["token"], options={"verify_signature": False})["access"])
+def access(response: requests.Response) -> list[dict[str, Any]]:
+    return list(jwt.decode(done(response)["token"], options={"verify_signature": False})["access"])
 
 
 def test_a_client_gets_what_it_asked_for_and_holds(server: LiveServer, admin: Client) -> None:
@@ -61,19 +61,19 @@ def test_a_client_gets_what_it_asked_for_and_holds(server: LiveServer, admin: Cl
     pull = f"repository:{team}/app:pull"
     alice = make_person(admin, pull)
     before = int(time.time())
-    answer = ask(
+    response = ask(
         *(alice.login(), registry, f"{pull},push", f"repository:{team}/other:pull"),
         account=alice.username,
         offline_token="true",
     )
-    body = done(answer)
+    body = done(response)
     assert sorted(body) == [
         *("access_token", "expires_in", "issued_at", "scope", "token", "token_type")
     ]
     assert body["access_token"] == body["token"]
     assert body["scope"] == pull
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", body["issued_at"])
-    assert answer.headers["Cache-Control"] == "no-store"
+    assert response.headers["Cache-Control"] == "no-store"
     claims = jwt.decode_complete(body["token"], options={"verify_signature": False})["payload"]
     assert claims["access"] == [{"type": "repository", "name": f"{team}/app", "actions": ["pull"]}]
     assert (claims["aud"], claims["iss"]) == (registry, server.url)
@@ -155,8 +155,8 @@ def test_whoever_may_not_log_in_gets_nothing(server: LiveServer, admin: Client) 
 def test_wrong_passwords_of_registry_clients_are_throttled(admin: Client) -> None:
     registry = make_registry(admin, unique("team"))
     wrong = make_person(admin).login("wrong")
-    answers = [ask(wrong, registry).status_code for _ in range(15)]
-    assert (answers[0], answers[-1]) == (401, 429)
+    responses = [ask(wrong, registry).status_code for _ in range(15)]
+    assert (responses[0], responses[-1]) == (401, 429)
 
 
 @pytest.mark.parametrize("service", ["todo", "nothing-of-that-name", "keyosk", ""])
@@ -164,8 +164,8 @@ def test_other_services_know_no_such_request(admin: Client, service: str) -> Non
     if service == "todo":
         service = make_registry(admin, unique("team"), version=None)
     alice = make_person(admin)
-    answer = ask(alice.login(), service, "repository:a/b:pull")
-    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+    response = ask(alice.login(), service, "repository:a/b:pull")
+    assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
     assert "token" not in done(alice.login().get("/auth/token", params={"service": service}))
     assert "token" not in done(alice.login().post("/auth/token", data={"service": service}))
 

@@ -104,10 +104,10 @@ def test_no_text_in_the_environ_makes_a_caller_the_operator(installation: Any) -
     ]
     claims += [{BY_OPERATOR: "operator"}, {BY_OPERATOR: True}, {BY_OPERATOR: None}]
     for claim in claims:
-        answer = client.get("/accounts", environ_overrides=claim)
-        assert answer.status_code == 401, claim
-    answer = client.get("/accounts", environ_overrides={BY_OPERATOR: OPERATOR})
-    assert answer.status_code == 200
+        response = client.get("/accounts", environ_overrides=claim)
+        assert response.status_code == 401, claim
+    response = client.get("/accounts", environ_overrides={BY_OPERATOR: OPERATOR})
+    assert response.status_code == 200
 
 
 @pytest.mark.slow
@@ -537,12 +537,13 @@ def test_the_kit_is_made_for_a_service_of_a_server(away: Terminal, admin: Client
 
 # --- Servers that are not what they should be -----------------------------------------------------
 
-Answer = tuple[int, Mapping[str, str], bytes]
+Response = tuple[int, Mapping[str, str], bytes]
 
 
 @contextmanager
 def answering(
-    answer: Callable[[BaseHTTPRequestHandler], Answer | None], context: ssl.SSLContext | None = None
+    response: Callable[[BaseHTTPRequestHandler], Response | None],
+    context: ssl.SSLContext | None = None,
 ) -> Iterator[str]:
     """A server that answers whatever it likes; ``None``: it hangs up."""
 
@@ -551,7 +552,7 @@ def answering(
 
         def any(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            found = answer(self)
+            found = response(self)
             self.close_connection = True
             if found is None:
                 return
@@ -597,7 +598,7 @@ def with_token(home: Path, url: str, **variables: str) -> Terminal:
 JSON = {"Content-Type": "application/json"}
 PROBLEM = {"Content-Type": "application/problem+json"}
 STRANGE = "does not answer as Keyosk does"
-ANSWERS: tuple[tuple[str, Answer, str], ...] = (
+RESPONSES: tuple[tuple[str, Response, str], ...] = (
     ("html", (200, {"Content-Type": "text/html"}, b"<html>"), STRANGE),
     ("gateway", (502, {"Content-Type": "text/html"}, b"<html>"), STRANGE),
     ("no-json", (200, JSON, b"{"), STRANGE),
@@ -614,10 +615,10 @@ ANSWERS: tuple[tuple[str, Answer, str], ...] = (
 
 @pytest.mark.attack
 @pytest.mark.parametrize(
-    ("answer", "reason"), [row[1:] for row in ANSWERS], ids=[row[0] for row in ANSWERS]
+    ("response", "reason"), [row[1:] for row in RESPONSES], ids=[row[0] for row in RESPONSES]
 )
-def test_answers_not_of_keyosk_are_told_so(tmp_path: Path, answer: Answer, reason: str) -> None:
-    with answering(lambda _: answer) as url:
+def test_answers_not_of_keyosk_are_told_so(tmp_path: Path, response: Response, reason: str) -> None:
+    with answering(lambda _: response) as url:
         assert reason in with_token(tmp_path, url).run("account", "list").refused()
 
 
@@ -630,7 +631,7 @@ def test_a_connection_that_ends_is_told_in_one_sentence(tmp_path: Path) -> None:
 def test_a_redirect_is_not_followed_with_the_token(tmp_path: Path) -> None:
     seen: list[str] = []
 
-    def other(request: BaseHTTPRequestHandler) -> Answer:
+    def other(request: BaseHTTPRequestHandler) -> Response:
         seen.append(request.headers.get("Authorization", ""))
         return 200, JSON, b'{"items": [], "next": null}'
 
@@ -647,7 +648,7 @@ def test_a_redirect_is_not_followed_with_the_token(tmp_path: Path) -> None:
 def test_no_terminal_obeys_what_a_server_answers(tmp_path: Path, form: tuple[str, ...]) -> None:
     evil = f"a{ESCAPE}b\x9b2Jc\u202ed\x7f\r"
     item = {"username": evil, "kind": [evil], evil: evil, "id": {"x": evil}}
-    answers: list[Answer] = [
+    responses: list[Response] = [
         (200, JSON, json.dumps({"items": [item], "next": None}).encode()),
         (200, JSON, json.dumps(item, ensure_ascii=False).encode()),
         (403, PROBLEM, json.dumps({"detail": evil, "code": "forbidden"}).encode()),
@@ -662,13 +663,13 @@ def test_no_terminal_obeys_what_a_server_answers(tmp_path: Path, form: tuple[str
     ]
     home = tmp_path
 
-    def answer(_: BaseHTTPRequestHandler) -> Answer:
-        return answers[number]
+    def respond(_: BaseHTTPRequestHandler) -> Response:
+        return responses[number]
 
-    for number in range(len(answers)):
+    for number in range(len(responses)):
         home = tmp_path / str(number)
         home.mkdir()
-        with answering(answer) as url:
+        with answering(respond) as url:
             user = with_token(home, url)
             for arguments in (("account", "list"), ("account", "show", "x")):
                 ended = user.run(*arguments, *form)
@@ -733,11 +734,11 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_is_sen
     context, pem = authority
     seen: list[str] = []
 
-    def answer(request: BaseHTTPRequestHandler) -> Answer:
+    def respond(request: BaseHTTPRequestHandler) -> Response:
         seen.append(request.headers.get("Authorization", ""))
         return 200, JSON, b'{"items": [], "next": null}'
 
-    with answering(answer, context) as url:
+    with answering(respond, context) as url:
         user = with_token(tmp_path, url)
         said = user.run("account", "list").refused()
         assert "certificate that is not trusted here" in said
@@ -749,7 +750,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_is_sen
         ended = user.run("account", "list", "--json")
         assert (ended.code, ended.err) == (0, "")
         assert seen == ["Bearer aaaa"]
-    with answering(answer) as url:
+    with answering(respond) as url:
         ended = Terminal(tmp_path, url.replace("http://", "https://")).run(
             "login", "--username", "admin", text="a secret\n"
         )

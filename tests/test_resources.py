@@ -314,20 +314,20 @@ def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Re
             )
 
 
-def fields_of(answer: requests.Response) -> list[str]:
+def fields_of(response: requests.Response) -> list[str]:
     """The fields that a refusal is about."""
-    assert_refused(answer, "invalid", 422)
-    return sorted(fault["field"].split(".")[0] for fault in answer.json()["errors"])
+    assert_refused(response, "invalid", 422)
+    return sorted(fault["field"].split(".")[0] for fault in response.json()["errors"])
 
 
 def test_what_is_created_is_at_its_location_and_listed(admin: Client, resource: Resource) -> None:
-    answer = admin.post(resource.collection, json={**resource.new(), **resource.fields})
-    made = done(answer, 201)
-    assert answer.headers["Location"].endswith(resource.path(made))
+    response = admin.post(resource.collection, json={**resource.new(), **resource.fields})
+    made = done(response, 201)
+    assert response.headers["Location"].endswith(resource.path(made))
     assert {name: made[name] for name in resource.fields} == resource.fields
-    shown = admin.get(answer.headers["Location"])
+    shown = admin.get(response.headers["Location"])
     assert done(shown) == resource.shown(made)
-    assert shown.headers["ETag"] == answer.headers["ETag"]
+    assert shown.headers["ETag"] == response.headers["ETag"]
     last = done(admin.get(resource.collection, params={"sort": "-created_at", "limit": 1}))
     listed = {name: value for name, value in done(shown).items() if name in last["items"][0]}
     assert last["items"] == [listed]
@@ -404,11 +404,11 @@ def test_a_value_that_another_has_is_a_conflict(admin: Client, resource: Resourc
     taken, other = resource.make(admin), resource.make(admin)
     for name in resource.unique:
         body = {**resource.new(), name: taken[name]}
-        for answer in (
+        for response in (
             admin.post(resource.collection, json=body),
             admin.patch(resource.path(other), json={name: taken[name]}),
         ):
-            assert problem(answer, 409, name)["code"] == "conflict"
+            assert problem(response, 409, name)["code"] == "conflict"
     assert done(admin.get(resource.path(other))) == resource.shown(other)
 
 
@@ -498,11 +498,11 @@ def test_a_list_is_walked_by_pages_in_order_of_creation(admin: Client, resource:
     seen: list[str] = []
     path: str | None = f"{resource.collection}?limit={min(200, max(2, total // 3))}"
     while path is not None:
-        answer = admin.get(path)
-        page = done(answer)
+        response = admin.get(path)
+        page = done(response)
         assert page.keys() == {"items", "next"}
         seen += [item["id"] for item in page["items"]]
-        path = answer.links.get("next", {}).get("url")
+        path = response.links.get("next", {}).get("url")
         assert (path is None) == (page["next"] is None)
     assert len(seen) == len(set(seen)) == total
     assert seen[-5:] == made

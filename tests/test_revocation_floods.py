@@ -384,10 +384,10 @@ def test_one_who_mints_and_revokes_tokens_does_not_fill_the_list(
     texts = [done(login.post("/auth/token", data=form))["access_token"] for _ in range(BOUND + 7)]
     expires = [jwt.decode(each, options={"verify_signature": False})["exp"] for each in texts]
     for text, end in zip(texts, expires, strict=True):
-        answer = login.post("/auth/revoke", data={"token": text})
-        assert answer.status_code == 200
+        response = login.post("/auth/revoke", data={"token": text})
+        assert response.status_code == 200
         by = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))
-        assert answer.headers["Effective-At-Latest"] >= by
+        assert response.headers["Effective-At-Latest"] >= by
     told = done(anybody.get("/auth/revocations"))
     mine = [entry for entry in told["entries"] if entry.get("sub") == person.id]
     ids = {jwt.decode(each, options={"verify_signature": False})["jti"] for each in texts}
@@ -399,12 +399,12 @@ def test_one_who_mints_and_revokes_tokens_does_not_fill_the_list(
     for text in texts[:: len(texts) // 3]:
         assert Client(server.url, token=text).get("/accounts/me").status_code == 401
     # A token of afterwards is good; who asks within the same second may be told to come again.
-    answer = login.post("/auth/token", data=form)
+    response = login.post("/auth/token", data=form)
     for _ in range(5):
-        if answer.status_code == 200:
+        if response.status_code == 200:
             break
-        assert answer.headers["Retry-After"] == "1"
+        assert response.headers["Retry-After"] == "1"
         time.sleep(1)
-        answer = login.post("/auth/token", data=form)
-    fresh = Client(server.url, token=done(answer)["access_token"])
+        response = login.post("/auth/token", data=form)
+    fresh = Client(server.url, token=done(response)["access_token"])
     assert fresh.get("/accounts/me").status_code == 200

@@ -102,16 +102,16 @@ def test_whoever_loses_rights_loses_their_tokens_everywhere(
     method, path, body = LOSSES[loss]
     if body == {"expires_at": "soon"}:
         body = {"expires_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))}
-    answer = admin.request(method, f"{person.path}{path}", json=body)
+    response = admin.request(method, f"{person.path}{path}", json=body)
 
-    assert answer.status_code in (200, 204), answer.text
+    assert response.status_code in (200, 204), response.text
     assert not service.accepts(text)
     assert own.get("/accounts/me").status_code == 401
     # By then even a service that never asks accepts none of them.
-    latest = answer.headers["Effective-At-Latest"]
+    latest = response.headers["Effective-At-Latest"]
     assert latest >= time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims_of(text)["exp"]))
-    if answer.status_code == 200:
-        assert answer.json()["effective_at_latest"] == latest
+    if response.status_code == 200:
+        assert response.json()["effective_at_latest"] == latest
 
 
 #: What takes nothing away.
@@ -129,10 +129,10 @@ def test_whoever_loses_nothing_keeps_their_tokens(
 ) -> None:
     text = token_of(person)
     method, path, body = GAINS[gain]
-    answer = admin.request(method, f"{person.path}{path}", json=body)
-    assert answer.status_code == 200, answer.text
-    assert "effective_at_latest" not in answer.json()
-    assert "Effective-At-Latest" not in answer.headers
+    response = admin.request(method, f"{person.path}{path}", json=body)
+    assert response.status_code == 200, response.text
+    assert "effective_at_latest" not in response.json()
+    assert "Effective-At-Latest" not in response.headers
     assert service.accepts(text)
 
 
@@ -162,11 +162,11 @@ def test_a_key_that_loses_rights_takes_its_own_tokens_with_it(
     key, secret = make_key(admin, person)
     by_key, by_password = token_of(person, secret), token_of(person)
 
-    answer = admin.request(method, f"{person.path}/api-keys/{key}{path}", json=body)
+    response = admin.request(method, f"{person.path}/api-keys/{key}{path}", json=body)
 
-    assert answer.status_code in (200, 201, 204), answer.text
+    assert response.status_code in (200, 201, 204), response.text
     assert service.accepts(by_key) is not lost
-    assert ("Effective-At-Latest" in answer.headers) is lost
+    assert ("Effective-At-Latest" in response.headers) is lost
     assert service.accepts(by_password)
 
 
@@ -189,8 +189,8 @@ def test_a_service_that_loses_something_revokes_its_tokens(
     body: Any,
 ) -> None:
     text = token_of(person, audience=todo)
-    answer = admin.request(method, f"/services/{todo}{path}?force=true", json=body)
-    assert answer.status_code in (200, 204), answer.text
+    response = admin.request(method, f"/services/{todo}{path}?force=true", json=body)
+    assert response.status_code in (200, 204), response.text
     assert not service.accepts(text)
     # Also for verifiers that know no audiences in revocations.
     assert any(entry.get("sub") == claims_of(text)["sub"] for entry in service.revocations.entries)
@@ -237,16 +237,16 @@ def test_the_document_is_tagged_and_tells_what_is_new(
     assert before["since"] == 0
 
     admin.delete(f"{person.path}/tokens")
-    answer = anybody.get("/auth/revocations", params={"since": before["sequence"]})
+    response = anybody.get("/auth/revocations", params={"since": before["sequence"]})
 
-    body = done(answer)
+    body = done(response)
     assert body["since"] == before["sequence"]
     assert body["sequence"] > before["sequence"]
     (entry,) = [each for each in body["entries"] if each.get("sub") == person.id]
     assert entry.keys() == {"sub", "issued_before", "expires"}
     assert 0 <= entry["issued_before"] - time.time() + 1 < 30
-    assert answer.headers["Cache-Control"] == "no-cache"
-    known = {"If-None-Match": answer.headers["ETag"]}
+    assert response.headers["Cache-Control"] == "no-cache"
+    known = {"If-None-Match": response.headers["ETag"]}
     again = anybody.get("/auth/revocations", params={"since": before["sequence"]}, headers=known)
     assert again.status_code in (200, 304)  # other tests may have revoked something
     whole = done(anybody.get("/auth/revocations", params={"since": 10**15}))
@@ -268,9 +268,9 @@ def test_the_signed_form_is_no_token(server: LiveServer, admin: Client, person: 
     anybody = server.client()
     known = {"since": done(anybody.get("/auth/revocations"))["sequence"]}
     admin.delete(f"{person.path}/tokens")
-    answer = anybody.get("/auth/revocations", headers={"Accept": "application/jwt"}, params=known)
-    assert answer.headers["Content-Type"].startswith("application/jwt")
-    text = answer.text.strip()
+    response = anybody.get("/auth/revocations", headers={"Accept": "application/jwt"}, params=known)
+    assert response.headers["Content-Type"].startswith("application/jwt")
+    text = response.text.strip()
     keys = jwt.PyJWKClient(f"{server.url}/auth/jwks")
     claims = jwt.decode(
         text,
@@ -303,8 +303,8 @@ def test_readers_between_two_changes_cost_one_reading(
     for revoked in range(3):
         for _ in range(5):
             for accept in ("application/json", "application/jwt"):
-                answer = client.get("/auth/revocations?since=0", headers={"Accept": accept})
-                tag = {"Accept": accept, "If-None-Match": answer.headers["ETag"]}
+                response = client.get("/auth/revocations?since=0", headers={"Accept": accept})
+                tag = {"Accept": accept, "If-None-Match": response.headers["ETag"]}
                 assert client.get("/auth/revocations?since=0", headers=tag).status_code == 304
         assert len(readings) <= 2 * (revoked + 1)  # a second one where the second just ended
         # What is revoked is there for the very next reader.
@@ -489,20 +489,20 @@ def test_an_import_tells_by_when_what_it_took_away_is_gone_everywhere(
     admin: Client, person: Person, service: Service
 ) -> None:
     text = token_of(person)
-    # Far into the lines: the headers of the answer were sent long before.
+    # Far into the lines: the headers of the response were sent long before.
     body = (
         b'{"username":":"}\n' * 1_200
         + json.dumps({"username": person.username, "enabled": False}).encode()
     )
 
-    answer = admin.post(
+    response = admin.post(
         "/accounts/import?on_conflict=update",
         data=body,
         headers={"Content-Type": "application/jsonl"},
     )
 
     assert not service.accepts(text)
-    summary = json.loads(answer.text.splitlines()[-1])["summary"]
+    summary = json.loads(response.text.splitlines()[-1])["summary"]
     assert summary["updated"] == 1
     expired = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims_of(text)["exp"]))
     assert summary["effective_at_latest"] >= expired
@@ -518,14 +518,14 @@ def test_an_import_that_takes_nothing_away_names_no_moment(
         {"enabled": False} if is_trial else {"display_name": "X"}
     )
 
-    answer = admin.post(
+    response = admin.post(
         f"/accounts/import{query}",
         data=json.dumps(line),
         headers={"Content-Type": "application/jsonl"},
     )
 
-    summary = json.loads(answer.text.splitlines()[-1])["summary"]
+    summary = json.loads(response.text.splitlines()[-1])["summary"]
     assert summary["updated"] == 1
     assert "effective_at_latest" not in summary
-    assert "Effective-At-Latest" not in answer.headers
+    assert "Effective-At-Latest" not in response.headers
     assert service.accepts(text)

@@ -35,8 +35,8 @@ def todo(admin: Client) -> str:
 
 def token(client: Client, **parameters: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The header and the claims of a new token."""
-    answer = done(client.post("/auth/token", data=parameters))
-    decoded = jwt.decode_complete(answer["access_token"], options={"verify_signature": False})
+    response = done(client.post("/auth/token", data=parameters))
+    decoded = jwt.decode_complete(response["access_token"], options={"verify_signature": False})
     return decoded["header"], decoded["payload"]
 
 
@@ -112,10 +112,10 @@ def test_grants_of_what_is_no_role_are_refused(admin: Client, roles: list[str]) 
     person, role = make_person(admin), make_role(admin)
     body = {"roles": [name.format(role=role) for name in roles]}
 
-    answer = admin.put(f"{person.path}/grants", json=body)
+    response = admin.put(f"{person.path}/grants", json=body)
 
-    assert_refused(answer, "invalid", 422)
-    assert answer.json()["errors"][0]["field"] == "roles"
+    assert_refused(response, "invalid", 422)
+    assert response.json()["errors"][0]["field"] == "roles"
     assert done(admin.get(f"{person.path}/grants"))["roles"] == []
 
 
@@ -304,9 +304,9 @@ def test_what_is_in_use_is_deleted_only_by_force(admin: Client, how: str) -> Non
     assert_refused(admin.request(method, f"{path}?force=1", json=body), "invalid", 422)
     assert claims(people[0].login())["scope"] == write
 
-    answer = admin.request(method, f"{path}?force=true", json=body)
+    response = admin.request(method, f"{path}?force=true", json=body)
 
-    assert answer.status_code == (204 if how == "delete" else 200), answer.text
+    assert response.status_code == (204 if how == "delete" else 200), response.text
     kept = [] if how == "delete" else [read]
     assert done(admin.get(f"/roles/{role}"))["scopes"] == kept
     assert [done(admin.get(f"{person.path}/grants"))["scopes"] for person in people] == [[], kept]

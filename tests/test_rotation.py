@@ -93,12 +93,12 @@ def test_the_token_answer_and_get_tell_of_the_successor(admin: Client, person: P
     before = done(person.login(secret).post("/auth/token"))
     new = rotated(admin, person, key, overlap=600)
 
-    answer = done(person.login(secret).post("/auth/token"))
+    response = done(person.login(secret).post("/auth/token"))
     old = shown(admin, person, key)
 
     assert not any(name.startswith("api_key") for name in before)
-    assert answer["api_key_successor"] == old["successor"] == new["id"]
-    assert answer["api_key_expires_at"] == old["expires_at"]
+    assert response["api_key_successor"] == old["successor"] == new["id"]
+    assert response["api_key_expires_at"] == old["expires_at"]
     assert old["last_used_at"] is not None
     assert "api_key_successor" not in done(person.login(new["secret"]).post("/auth/token"))
 
@@ -113,12 +113,12 @@ def test_a_successor_is_like_the_key_save_secrets(admin: Client, person: Person,
     }
     made = done(admin.post(f"{person.path}/api-keys", json=fields), 201)
 
-    answer = admin.post(f"{person.path}/api-keys/{made['id']}/rotate")
+    response = admin.post(f"{person.path}/api-keys/{made['id']}/rotate")
 
-    new = done(answer, 201)
+    new = done(response, 201)
     assert {name: new[name] for name in fields} == fields
-    assert answer.headers["Location"] == f"{person.url}{person.path}/api-keys/{new['id']}"
-    assert answer.headers["Cache-Control"] == "no-store"
+    assert response.headers["Location"] == f"{person.url}{person.path}/api-keys/{new['id']}"
+    assert response.headers["Cache-Control"] == "no-store"
     assert (new["successor"], new["last_used_at"], new["enabled"]) == (None, None, True)
     assert len({made["secret"], new["secret"]}) == len({made["id"], new["id"]}) == 2
     assert new["secret"].startswith(new["prefix"])
@@ -210,7 +210,7 @@ def test_a_key_works_only_from_its_networks(
     assert person.login(secret).get("/accounts/me").status_code == status
 
 
-#: Of a server that trusts 127.0.0.0/8 and 10.0.0.0/8: who the header says it was, and the answer.
+#: Of a server that trusts 127.0.0.0/8 and 10.0.0.0/8: who the header says it was, and the response.
 FORWARDED = (
     ("192.0.2.7", 200),
     ("::ffff:192.0.2.7", 200),
@@ -274,12 +274,12 @@ def test_networks_are_kept_in_their_normal_form(admin: Client, person: Person) -
 )
 def test_what_is_no_network_is_refused(admin: Client, person: Person, networks: object) -> None:
     key, _ = make_key(admin, person)
-    for answer in (
+    for response in (
         admin.post(f"{person.path}/api-keys", json={"name": "a key", "networks": networks}),
         admin.patch(f"{person.path}/api-keys/{key}", json={"networks": networks}),
     ):
-        assert_refused(answer, "invalid", 422)
-        assert answer.json()["errors"][0]["field"].startswith("networks")
+        assert_refused(response, "invalid", 422)
+        assert response.json()["errors"][0]["field"].startswith("networks")
         if networks == ["10.0.0.1/8"]:  # the usual slip
-            assert "no bit set after the prefix: 10.0.0.1/8" in answer.json()["detail"]
+            assert "no bit set after the prefix: 10.0.0.1/8" in response.json()["detail"]
     assert shown(admin, person, key)["networks"] is None

@@ -291,11 +291,11 @@ def test_an_import_gives_no_more_than_its_caller_holds(admin: Client, todo: str)
         for name, each in zip(names, given, strict=True)
     )
 
-    answer = importer.post(
+    response = importer.post(
         "/accounts/import", data=lines, headers={"Content-Type": "application/jsonl"}
     )
 
-    results = [json.loads(line) for line in answer.text.splitlines()]
+    results = [json.loads(line) for line in response.text.splitlines()]
     assert [each.get("status") for each in results[:3]] == ["refused", "refused", "created"]
     assert [admin.get(f"/accounts/{name}").status_code for name in names] == [404, 404, 200]
 
@@ -458,10 +458,10 @@ def test_by_api_key_no_secret_is_had_by_repeating_the_request_of_another(
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
     secret = done(admin.post(f"{victim.path}/api-keys", **same), 201)["secret"]
 
-    answer = by_key.post(f"{victim.path}/api-keys", **same)
+    response = by_key.post(f"{victim.path}/api-keys", **same)
 
-    assert_refused(answer, RULE)
-    assert secret not in answer.text
+    assert_refused(response, RULE)
+    assert secret not in response.text
 
 
 def test_by_api_key_grants_are_only_narrowed(admin: Client, by_key: Client, todo: str) -> None:
@@ -494,10 +494,12 @@ def test_a_body_that_claims_another_account_changes_nothing(admin: Client, victi
     key, _ = make_key(admin, person)
     claims = (("id", person.id), ("account", person.id), ("account_id", person.id), ("sub", "x"))
     for name, value in claims:
-        answer = client.post(f"{victim.path}/api-keys", json={"name": "stolen", name: value})
-        assert_refused(answer, "insufficient_scope")
-        answer = client.put(f"{victim.path}/password", json={"password": NEW_PASSWORD, name: value})
-        assert_refused(answer, "insufficient_scope")
+        response = client.post(f"{victim.path}/api-keys", json={"name": "stolen", name: value})
+        assert_refused(response, "insufficient_scope")
+        response = client.put(
+            f"{victim.path}/password", json={"password": NEW_PASSWORD, name: value}
+        )
+        assert_refused(response, "insufficient_scope")
         own = {"name": "stolen", name: victim.id, "current_password": PASSWORD}
         assert_refused(client.post("/accounts/me/api-keys", json=own), "invalid", 422)
         assert_refused(client.patch(f"/accounts/me/api-keys/{key}", json=own), "invalid", 422)
@@ -611,7 +613,7 @@ def test_the_last_key_of_an_admin_without_a_password_stays(lonely: Lonely) -> No
 def test_of_two_admins_one_may_go(lonely: Lonely, how: str) -> None:
     second = make_person(lonely.last.login(ADMIN_PASSWORD), roles=(lonely.role,))
 
-    answer = TAKE_AWAY[how](Lonely(second, lonely.role, lonely.deputy))
+    response = TAKE_AWAY[how](Lonely(second, lonely.role, lonely.deputy))
 
-    assert answer.status_code in (200, 204), answer.text
+    assert response.status_code in (200, 204), response.text
     assert_refused(lonely.deputy.delete(lonely.last.path), RULE)

@@ -58,16 +58,18 @@ class Machine:
             return terminal.paste(*scripts, **variables)
 
     def token(self, username: str, secret: str) -> str:
-        answer = self.server.client(username, secret).post("/auth/token", data={"format": "token"})
-        assert answer.status_code == 200, answer.text
-        return str(answer.text.strip())
+        response = self.server.client(username, secret).post(
+            "/auth/token", data={"format": "token"}
+        )
+        assert response.status_code == 200, response.text
+        return str(response.text.strip())
 
     def takes(self, token: str) -> bool:
         """Whether Keyosk says of a token that it is valid."""
-        answer = self.server.client("admin", ADMIN_PASSWORD).post(
+        response = self.server.client("admin", ADMIN_PASSWORD).post(
             "/auth/introspect", data={"token": token}
         )
-        return bool(answer.json()["active"])
+        return bool(response.json()["active"])
 
     def kids(self) -> list[str]:
         return [key["kid"] for key in self.server.client().get("/auth/jwks").json()["keys"]]

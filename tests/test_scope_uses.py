@@ -39,14 +39,14 @@ def shop(url: str, clock: Clock) -> Iterator[tuple[Installation, Any]]:
 
 
 def token(client: Any, login: tuple[str, str] = ALICE, **form: str) -> None:
-    answer = client.post("/auth/token", auth=login, data=form)
-    assert answer.status_code == 200, answer.text
+    response = client.post("/auth/token", auth=login, data=form)
+    assert response.status_code == 200, response.text
 
 
 def get(client: Any, path: str, **query: Any) -> Any:
-    answer = client.get(path, query_string=query, auth=ADMIN)
-    assert answer.status_code == 200, answer.text
-    return answer.json
+    response = client.get(path, query_string=query, auth=ADMIN)
+    assert response.status_code == 200, response.text
+    return response.json
 
 
 def uses(client: Any, account: str = "alice") -> dict[str, tuple[str | None, str | None]]:
@@ -324,9 +324,9 @@ def test_an_account_that_fills_a_page_hides_nobody_after_it(
     ],
 )
 def test_a_wrong_parameter_is_named(admin: Client, query: dict[str, str]) -> None:
-    answer = admin.get("/unused-scopes", params=query)
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"] == next(iter(query))
+    response = admin.get("/unused-scopes", params=query)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == next(iter(query))
 
 
 @pytest.mark.attack

@@ -118,11 +118,14 @@ def test_whoever_has_an_app_logs_in_by_password_and_code(node: Node) -> None:
     assert len(set(codes)) == 10
     assert (tab.is_logged_in(), other.is_logged_in()) == (True, False)
     node.clock.now += 30
-    answer = other.log_in()
-    assert (answer.status_code, answer.headers["Location"]) == (303, f"{_SECOND}?next=%2Fconsole")
+    response = other.log_in()
+    assert (response.status_code, response.headers["Location"]) == (
+        303,
+        f"{_SECOND}?next=%2Fconsole",
+    )
     assert not other.is_logged_in()
-    answer = other.show(phone.at(int(node.clock.now)))
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/console")
+    response = other.show(phone.at(int(node.clock.now)))
+    assert (response.status_code, response.headers["Location"]) == (303, "/console")
     assert other.is_logged_in()
     listed = Page(other.client.get(_MINE)).text
     assert "Phone authenticator app" in listed
@@ -138,10 +141,10 @@ def test_the_page_after_the_login_is_that_which_was_wanted(node: Node) -> None:
     tab = node.tab()
     fields = tab.get("/console/login?next=/console/audit").form("/login").fields
     fields |= {"username": "alice", "password": PASSWORD}
-    answer = tab.post("/console/login", fields)
-    page = tab.get(answer.headers["Location"])
-    answer = tab.send(page, _SECOND, code=phone.at(int(node.clock.now)))
-    assert answer.headers["Location"] == "/console/audit"
+    response = tab.post("/console/login", fields)
+    page = tab.get(response.headers["Location"])
+    response = tab.send(page, _SECOND, code=phone.at(int(node.clock.now)))
+    assert response.headers["Location"] == "/console/audit"
 
 
 @pytest.mark.attack
@@ -158,8 +161,8 @@ def test_between_password_and_code_no_page_opens(node: Node) -> None:
             continue
         path = re.sub(r"<[^>]+>", "x", rule.rule)
         (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        answer = tab.client.open(path, method=method)
-        assert (answer.status_code, answer.headers["Location"][:14]) == (303, "/console/login")
+        response = tab.client.open(path, method=method)
+        assert (response.status_code, response.headers["Location"][:14]) == (303, "/console/login")
         seen += 1
     assert seen > 25
 
@@ -171,8 +174,8 @@ def test_a_second_step_without_the_first_leads_to_the_first(node: Node) -> None:
     first, tab = node.tab(), node.tab()
     first.log_in()
     fields = first.get(_SECOND).form(_SECOND).fields | {"code": phone.at(int(node.clock.now))}
-    answer = tab.post(_SECOND, fields)  # another browser
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/console/login")
+    response = tab.post(_SECOND, fields)  # another browser
+    assert (response.status_code, response.headers["Location"]) == (303, "/console/login")
     tab.log_in()
     assert tab.post(_SECOND, fields).status_code == 403  # with the token of another login
     assert tab.post(_SECOND, {"code": codes[0]}).status_code == 403
@@ -185,12 +188,12 @@ def test_a_second_step_without_the_first_leads_to_the_first(node: Node) -> None:
 def test_only_a_right_password_is_told_of_a_second_factor(node: Node) -> None:
     enrolled(node)
     node.keyosk.grants.create_account(OPERATOR, [], username="bob", password=PASSWORD)
-    answers = {
-        (answer.status_code, Page(answer).text, tuple(answer.headers.keys()))
+    responses = {
+        (response.status_code, Page(response).text, tuple(response.headers.keys()))
         for name in ("alice", "bob", "nobody")
-        for answer in [node.tab().log_in(name, "not the password at all")]
+        for response in [node.tab().log_in(name, "not the password at all")]
     }
-    assert len(answers) == 1
+    assert len(responses) == 1
 
 
 @pytest.mark.parametrize(
@@ -288,9 +291,9 @@ def test_codes_are_throttled_and_the_owner_at_home_is_not_delayed(node: Node) ->
     thief = node.tab("198.51.100.1")
     thief.log_in()
     assert [thief.show("000000").status_code for _ in range(7)] == [401] * 6 + [429]
-    answer = thief.show(codes[1])  # a right one neither
-    assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (429, True)
-    assert "Too many wrong codes" in Page(answer).text
+    response = thief.show(codes[1])  # a right one neither
+    assert (response.status_code, int(response.headers["Retry-After"]) > 0) == (429, True)
+    assert "Too many wrong codes" in Page(response).text
     for number in range(2, 8):
         thief = node.tab(f"198.51.100.{number}")
         thief.log_in()
@@ -373,9 +376,9 @@ def test_a_login_without_its_second_factor_ends_after_five_minutes(node: Node) -
         tab.log_in()
         fields = tab.get(_SECOND).form(_SECOND).fields
         node.clock.now += passed
-        answer = tab.post(_SECOND, fields | {"code": phone.at(int(node.clock.now))})
-        assert answer.status_code == 303
-        assert (answer.headers["Location"] == "/console") == (status is not None)
+        response = tab.post(_SECOND, fields | {"code": phone.at(int(node.clock.now))})
+        assert response.status_code == 303
+        assert (response.headers["Location"] == "/console") == (status is not None)
         assert tab.is_logged_in() == (status is not None)
         node.clock.now += 3_600
 
@@ -406,8 +409,8 @@ def test_a_login_without_its_second_factor_ends_with_its_account(node: Node, cha
             ):
                 node.keyosk.second_factors.remove(OPERATOR, "alice", factor)
     for code in (phone.at(int(node.clock.now)), codes[0]):
-        answer = tab.post(_SECOND, fields | {"code": code})
-        assert (answer.status_code, answer.headers["Location"]) == (303, "/console/login")
+        response = tab.post(_SECOND, fields | {"code": code})
+        assert (response.status_code, response.headers["Location"]) == (303, "/console/login")
     assert not tab.is_logged_in()
 
 
@@ -462,8 +465,8 @@ def test_adding_takes_the_password_and_a_code_in_the_same_session(node: Node) ->
     tab, other = node.tab(), node.tab()
     tab.log_in()
     other.log_in()
-    answer = tab.send(_MINE, "/app", name="Phone", current_password="not the password at all")
-    assert (answer.status_code, "The password is wrong" in Page(answer).text) == (403, True)
+    response = tab.send(_MINE, "/app", name="Phone", current_password="not the password at all")
+    assert (response.status_code, "The password is wrong" in Page(response).text) == (403, True)
     offer = Page(tab.send(_MINE, "/app", name="Phone", current_password=PASSWORD))
     found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
     assert found is not None
@@ -473,25 +476,27 @@ def test_adding_takes_the_password_and_a_code_in_the_same_session(node: Node) ->
     code = {"code": phone.at(int(node.clock.now))}
     fields = offer.form("/app/confirm").fields | code
     stolen = other.get(_MINE).form("/app").fields["csrf_token"]
-    answer = other.post(f"{_MINE}/app/confirm", fields | {"csrf_token": stolen})
-    assert (answer.status_code, "another session" in Page(answer).text) == (422, True)
+    response = other.post(f"{_MINE}/app/confirm", fields | {"csrf_token": stolen})
+    assert (response.status_code, "another session" in Page(response).text) == (422, True)
     for sealed in ("", "00", "zz", fields["offer"][:-2] + "00"):
-        answer = tab.post(f"{_MINE}/app/confirm", fields | {"offer": sealed})
-        assert answer.status_code == 422
+        response = tab.post(f"{_MINE}/app/confirm", fields | {"offer": sealed})
+        assert response.status_code == 422
     node.clock.now += 601
     late = fields | {"code": phone.at(int(node.clock.now))}
     assert tab.post(f"{_MINE}/app/confirm", late).status_code == 422
     node.clock.now -= 601
     assert tab.post(f"{_MINE}/app/confirm", fields).status_code == 200
-    answer = tab.post(f"{_MINE}/app/confirm", fields)  # the form is sent twice
-    assert answer.status_code == 403  # the session has another secret since, and so have its forms
+    response = tab.post(f"{_MINE}/app/confirm", fields)  # the form is sent twice
+    assert (
+        response.status_code == 403
+    )  # the session has another secret since, and so have its forms
     fields["csrf_token"] = tab.get(_MINE).form("/logout").fields["csrf_token"]
-    answer = tab.post(f"{_MINE}/app/confirm", fields)
-    assert (answer.status_code, answer.headers["Location"]) == (303, _MINE)
+    response = tab.post(f"{_MINE}/app/confirm", fields)
+    assert (response.status_code, response.headers["Location"]) == (303, _MINE)
     ((number,),) = rows_of(node.keyosk, "SELECT count(*) FROM second_factor")
     assert number == 2
-    answer = tab.send(_MINE, "/recovery-codes", current_password="not the password at all")
-    assert answer.status_code == 403
+    response = tab.send(_MINE, "/recovery-codes", current_password="not the password at all")
+    assert response.status_code == 403
 
 
 @pytest.mark.attack
@@ -619,8 +624,8 @@ def enrol_another(browser: Browser, phone: pyotp.TOTP) -> None:
     assert found[1] != phone.secret
     tablet = pyotp.TOTP(found[1].replace(" ", ""))
     fields = offer.form("/app/confirm").fields | {"code": tablet.now()}
-    answer = browser.client.post(f"{_MINE}/app/confirm", data=fields)
-    assert (answer.status_code, answer.headers["Location"]) == (303, _MINE)
+    response = browser.client.post(f"{_MINE}/app/confirm", data=fields)
+    assert (response.status_code, response.headers["Location"]) == (303, _MINE)
 
 
 # --- Removing -------------------------------------------------------------------------------------
@@ -707,8 +712,8 @@ def test_an_admin_without_a_second_factor_reaches_only_the_way_to_one(prepared_u
             (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
             if path.startswith(("/console/login", "/console/static")) or "logout" in path:
                 continue
-            answer = tab.client.open(path, method=method, data={"csrf_token": token})
-            if (answer.status_code, answer.headers.get("Location")) != (303, _MINE):
+            response = tab.client.open(path, method=method, data={"csrf_token": token})
+            if (response.status_code, response.headers.get("Location")) != (303, _MINE):
                 allowed.add(path)
         # Sent without an offer, what confirms leads there too.
         ways = {f"{_MINE}/{kind}{step}" for kind in ("app", "passkey") for step in ("", "/confirm")}

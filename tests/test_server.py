@@ -55,7 +55,7 @@ if "certificate" in chosen:
 def say(text):
     os.write(1, (text + "\\n").encode())
 
-def answer(start, body, status="200 OK", *headers):
+def respond(start, body, status="200 OK", *headers):
     start(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *headers])
     return [body]
 
@@ -71,17 +71,17 @@ class Afterwards(list):
 def application(environ, start):
     path, _, number = environ["PATH_INFO"].partition("=")
     if path == "/health":
-        return answer(start, b"ok")
+        return respond(start, b"ok")
     if path == "/pid":
-        return answer(start, str(os.getpid()).encode())
+        return respond(start, str(os.getpid()).encode())
     if path == "/echo":
         body = environ["wsgi.input"].read()
         length = environ.get("CONTENT_LENGTH", "none")
         head = f"{environ['REQUEST_METHOD']} {environ['QUERY_STRING']} {length}:"
-        return answer(start, head.encode() + body)
+        return respond(start, head.encode() + body)
     if path == "/environ":
         shown = {name: value for name, value in environ.items() if isinstance(value, str)}
-        return answer(start, json.dumps(shown).encode())
+        return respond(start, json.dumps(shown).encode())
     if path == "/late":
         body = environ["wsgi.input"].read()
         environ["left"] = environ.get("left", 0) + 1  # in an environ of its own each time
@@ -89,33 +89,33 @@ def application(environ, start):
             environ["server.hand_over"]()
         say("running")
         time.sleep(float(number))
-        return answer(start, b"late %d " % environ["left"] + body)
+        return respond(start, b"late %d " % environ["left"] + body)
     if path in ("/sleep", "/slow"):
         say("running")
         time.sleep(float(number))
-        return answer(start, b"slept")
+        return respond(start, b"slept")
     if path == "/until":
         say("running")
         latest = time.monotonic() + 60
         while not Path(os.environ["HOME"], "ended").exists() and time.monotonic() < latest:
             time.sleep(0.02)
-        return answer(start, b"ended")
+        return respond(start, b"ended")
     if path == "/hold":
         environ["server.hold"](float(number))
-        return answer(start, b"held")
+        return respond(start, b"held")
     if path.endswith("/niceness"):
         thread = threading.get_native_id()
-        return answer(start, str(os.getpriority(os.PRIO_PROCESS, thread)).encode())
+        return respond(start, str(os.getpriority(os.PRIO_PROCESS, thread)).encode())
     if path in ("/memory", "/instant"):
         if number == "leave":
             body = environ["wsgi.input"].read()
             environ.get("server.leave_loop", lambda: None)()
-            return answer(start, threading.current_thread().name.encode() + b" " + body)
+            return respond(start, threading.current_thread().name.encode() + b" " + body)
         if number:
             raise RuntimeError("a secret of the application")
-        return answer(start, path[1:].encode())
+        return respond(start, path[1:].encode())
     if path == "/big":
-        return answer(start, b"b" * int(number))
+        return respond(start, b"b" * int(number))
     if path == "/stream":
         start("200 OK", [("Content-Type", "text/plain")])
         return stream(int(number))
@@ -123,14 +123,14 @@ def application(environ, start):
         start("200 OK", [("Content-Length", "10")])
         return [b"half"]
     if path == "/after":
-        return Afterwards(answer(start, b"done"))
+        return Afterwards(respond(start, b"done"))
     if path == "/fail":
         raise RuntimeError("a secret of the application")
     if path == "/leave":
         raise SystemExit(5)
     if path == "/log":
         environ["wsgi.errors"].write('two\\nlines {"level": "forged"}\\n')
-        return answer(start, b"logged")
+        return respond(start, b"logged")
     if path == "/upload":
         digest, size = hashlib.sha256(), 0
         try:
@@ -140,9 +140,9 @@ def application(environ, start):
         except OSError:
             if number:
                 raise
-            return answer(start, b"as a framework does it", "500 Internal Server Error")
-        return answer(start, f"{size} {digest.hexdigest()}".encode())
-    return answer(start, b"nothing here", "404 Not Found")
+            return respond(start, b"as a framework does it", "500 Internal Server Error")
+        return respond(start, f"{size} {digest.hexdigest()}".encode())
+    return respond(start, b"nothing here", "404 Not Found")
 
 def factory():
     if broken:
@@ -248,15 +248,15 @@ class Server:
     def connect(self, **options: Any) -> "Client":
         return Client(self.port, **options)
 
-    def ask(self, request: bytes) -> "Answer":
+    def ask(self, request: bytes) -> "Response":
         """One request on a connection of its own."""
         with self.connect() as client:
             client.send(request)
-            return client.answer()
+            return client.read_response()
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -287,9 +287,9 @@ class Client:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> Response:
         self.send(request("GET", path))
-        return self.answer()
+        return self.read_response()
 
     def _until(self, enough: Callable[[bytes], bool]) -> None:
         while not enough(self._buffer):
@@ -307,8 +307,8 @@ class Client:
         self._until(lambda buffer: b"\r\n" in buffer)
         return self._take(self._buffer.index(b"\r\n") + 2)[:-2]
 
-    def answer(self, *, head: bool = False) -> Answer:
-        """The next answer, read exactly to its end. Raises EOFError."""
+    def read_response(self, *, head: bool = False) -> Response:
+        """The next response, read exactly to its end. Raises EOFError."""
         status = int(self._line().split()[1])
         headers = {}
         while line := self._line():
@@ -321,7 +321,7 @@ class Client:
             self._take(2)
         elif status != 100 and not head:
             body = self._take(int(headers.get("content-length", "0")))
-        return Answer(status, headers, body)
+        return Response(status, headers, body)
 
     def is_closed(self) -> bool:
         """Wait for the end of the connection; False if something else comes."""
@@ -338,18 +338,18 @@ def request(
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-def assert_problem(answer: Answer, status: int, code: str | None = None) -> None:
-    assert answer.status == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = json.loads(answer.body)
+def assert_problem(response: Response, status: int, code: str | None = None) -> None:
+    assert response.status == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = json.loads(response.body)
     assert set(problem) == {"type", "title", "status", "detail", "code", "request_id"}
     assert problem["status"] == status
-    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["request_id"] == response.headers["x-request-id"]
     if code:
         assert problem["code"] == code
-    assert answer.headers["server"] == "keyosk"
-    assert "date" in answer.headers
-    assert answer.closes
+    assert response.headers["server"] == "keyosk"
+    assert "date" in response.headers
+    assert response.closes
 
 
 @pytest.fixture(scope="module")
@@ -404,9 +404,9 @@ def test_a_connection_serves_many_requests(server: Server) -> None:
     with server.connect() as client:
         for number in range(20):
             client.send(request("GET", f"/echo?n={number}"))
-            answer = client.answer()
-            assert (answer.status, answer.body) == (200, f"GET n={number} none:".encode())
-            assert answer.headers["connection"] == "keep-alive"
+            response = client.read_response()
+            assert (response.status, response.body) == (200, f"GET n={number} none:".encode())
+            assert response.headers["connection"] == "keep-alive"
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
@@ -419,7 +419,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     with server.connect() as client:
         client.send(b"".join(requests))
         for number in range(20):
-            assert client.answer().body.partition(b" ")[2].startswith(b"n=%d " % number)
+            assert client.read_response().body.partition(b" ")[2].startswith(b"n=%d " % number)
 
 
 @pytest.mark.attack
@@ -429,9 +429,9 @@ def test_thousands_of_requests_sent_at_once_are_answered_one_after_another(serve
         sending = threading.Thread(target=client.send, args=(request("GET", "/pid") * count,))
         sending.start()
         before = [worker.memory_info().rss for worker in server.workers()]
-        answers = {client.answer().body for _ in range(count)}
+        responses = {client.read_response().body for _ in range(count)}
         sending.join()
-        assert len(answers) == 1
+        assert len(responses) == 1
         after = [worker.memory_info().rss for worker in server.workers()]
     assert max(new - old for new, old in zip(after, before, strict=True)) < 8 * MIB
 
@@ -452,7 +452,7 @@ def test_what_is_sent_behind_a_request_is_not_held_meanwhile(start: Callable[...
                 client.sock.send(bytes(65536))
         assert worker.memory_info().rss - before < 2 * MIB
         client.sock.settimeout(60)
-        assert client.answer().body == b"slept"
+        assert client.read_response().body == b"slept"
 
 
 @table(
@@ -465,10 +465,10 @@ def test_an_offer_of_another_protocol_is_ignored(server: Server, header: str, bo
     with server.connect() as client:
         for _ in range(2):
             client.send(request("POST", "/echo", header, *offer, body=body))
-            answer = client.answer()
-            assert answer.status == 200
-            assert answer.body.endswith(b":" + (b"abc" if body else b""))
-            assert answer.headers["connection"] == "keep-alive"
+            response = client.read_response()
+            assert response.status == 200
+            assert response.body.endswith(b":" + (b"abc" if body else b""))
+            assert response.headers["connection"] == "keep-alive"
 
 
 def test_a_stream_to_a_client_of_http_1_0_has_no_chunks(server: Server) -> None:
@@ -494,7 +494,7 @@ def test_a_response_that_is_held_occupies_no_thread(start: Callable[..., Server]
         # Were the thread occupied, one of them would have been answered before.
         assert select.select([client.sock for client in held], [], [], 0)[0] == []
         for client in held:
-            assert client.answer().body == b"held"
+            assert client.read_response().body == b"held"
             assert time.monotonic() - started >= 2
             assert client.get("/health").body == b"ok"
         assert time.monotonic() - started < 8  # one after the other
@@ -513,7 +513,7 @@ def test_what_is_answered_from_memory_waits_for_no_thread(start: Callable[..., S
         assert server.ask(request("GET", "/memory=fail")).status == 500
         assert select.select([client.sock for client in sleeping], [], [], 0)[0] == []
         (server.home / "ended").touch()
-        assert [client.answer().body for client in sleeping] == [b"ended"] * 4
+        assert [client.read_response().body for client in sleeping] == [b"ended"] * 4
 
 
 def test_a_request_that_leaves_the_event_loop_begins_anew_in_a_thread(
@@ -522,8 +522,8 @@ def test_a_request_that_leaves_the_event_loop_begins_anew_in_a_thread(
     server = start(workers=1, threads=2).start()
     asked = request("POST", "/memory=leave", "Content-Length: 4", body=b"body")
     for _ in range(3):
-        answer = server.ask(asked)
-        assert (answer.status, answer.body.decode()[:8], answer.body[-5:]) == (
+        response = server.ask(asked)
+        assert (response.status, response.body.decode()[:8], response.body[-5:]) == (
             200,
             "request-",
             b" body",
@@ -537,7 +537,7 @@ def test_a_request_goes_to_the_thread_that_became_idle_last(start: Callable[...,
     with server.connect() as client:
         for _ in range(40):
             client.send(asked)
-            threads[client.answer().body.split()[0]] += 1
+            threads[client.read_response().body.split()[0]] += 1
     # Two, as the one that has just answered may not be idle yet; in turn they would have half.
     assert sum(number for _, number in threads.most_common(2)) > 30
 
@@ -556,9 +556,9 @@ def test_the_connection_closes_when_it_must(
 ) -> None:
     with server.connect() as client:
         client.send(request("GET", "/health", header, version=version))
-        answer = client.answer()
-        assert answer.body == b"ok"
-        assert answer.closes is closes
+        response = client.read_response()
+        assert response.body == b"ok"
+        assert response.closes is closes
         if closes:
             assert client.is_closed()
         else:
@@ -568,14 +568,14 @@ def test_the_connection_closes_when_it_must(
 def test_head_has_no_body_and_keeps_the_connection(server: Server) -> None:
     with server.connect() as client:
         client.send(request("HEAD", "/health"))
-        assert client.answer(head=True).headers["content-length"] == "2"
+        assert client.read_response(head=True).headers["content-length"] == "2"
         assert client.get("/health").body == b"ok"
 
 
 def test_a_refused_head_has_no_body_either(server: Server) -> None:
     with server.connect() as client:
         client.send(request("HEAD", "/health", "Broken"))
-        assert client.answer(head=True).status == 400
+        assert client.read_response(head=True).status == 400
         assert client.is_closed()
 
 
@@ -583,7 +583,7 @@ def test_a_client_that_half_closes_is_answered(server: Server) -> None:
     with server.connect() as client:
         client.send(request("GET", "/health"))
         client.sock.shutdown(socket.SHUT_WR)
-        assert client.answer().body == b"ok"
+        assert client.read_response().body == b"ok"
         assert client.is_closed()
 
 
@@ -598,7 +598,7 @@ def test_a_client_that_half_closes_is_answered(server: Server) -> None:
 def test_chunked_bodies_arrive_whole_and_with_a_length(server: Server, body: bytes) -> None:
     with server.connect() as client:
         client.send(request("POST", "/echo?", CHUNKED, body=body))
-        assert client.answer().body == b"POST  5:hello"
+        assert client.read_response().body == b"POST  5:hello"
         assert client.get("/health").body == b"ok"
 
 
@@ -606,33 +606,33 @@ def test_a_body_as_large_as_allowed_is_accepted(server: Server) -> None:
     body = random.Random(1).randbytes(65536)
     with server.connect() as client:
         client.send(request("POST", "/echo", "Content-Length: 65536", body=body))
-        assert client.answer().body == b"POST  65536:" + body
+        assert client.read_response().body == b"POST  65536:" + body
         chunks = b"".join(
             b"%x\r\n%b\r\n" % (256, body[at : at + 256]) for at in range(0, 65536, 256)
         )
         client.send(request("POST", "/echo", CHUNKED, body=chunks))
         client.send(b"0\r\n\r\n")
-        assert client.answer().body == b"POST  65536:" + body
+        assert client.read_response().body == b"POST  65536:" + body
 
 
 def test_100_continue_is_sent_once_and_only_to_who_waits(server: Server) -> None:
     with server.connect() as client:
         client.send(request("POST", "/echo", "Content-Length: 3", "Expect: 100-Continue"))
-        assert client.answer().status == 100
+        assert client.read_response().status == 100
         client.send(b"abc")
-        assert client.answer().body == b"POST  3:abc"
+        assert client.read_response().body == b"POST  3:abc"
         client.send(
             request("POST", "/echo", "Content-Length: 3", "Expect: 100-continue", body=b"abc")
         )
-        assert client.answer().body == b"POST  3:abc"
+        assert client.read_response().body == b"POST  3:abc"
         client.send(request("POST", "/echo", "Content-Length: 0", "Expect: 100-continue"))
-        assert client.answer().body == b"POST  0:"
+        assert client.read_response().body == b"POST  0:"
     with server.connect() as client:
         client.send(
             request("POST", "/echo", "Content-Length: 3", "Expect: 100-continue", version="1.0")
         )
         client.send(b"abc")
-        assert client.answer().body == b"POST  3:abc"
+        assert client.read_response().body == b"POST  3:abc"
 
 
 def test_a_body_that_is_too_large_gets_413_instead_of_100(server: Server) -> None:
@@ -657,14 +657,14 @@ def test_an_answer_shorter_than_promised_ends_the_connection(server: Server) -> 
     with server.connect() as client:
         client.send(request("GET", "/half"))
         with pytest.raises(EOFError, match="half"):
-            client.answer()
+            client.read_response()
 
 
 @table("path", ["/fail", "/leave"])
 def test_an_application_that_fails_is_a_problem_without_its_text(server: Server, path: str) -> None:
-    answer = server.ask(request("GET", path))
-    assert_problem(answer, 500, "internal_error")
-    assert b"secret" not in answer.body
+    response = server.ask(request("GET", path))
+    assert_problem(response, 500, "internal_error")
+    assert b"secret" not in response.body
     assert server.ask(request("GET", "/health")).body == b"ok"
 
 
@@ -812,9 +812,9 @@ BAD_CHUNKS = {
 def test_malformed_requests_get_json_at_once(server: Server, raw: bytes) -> None:
     with server.connect() as client:
         client.send(raw)
-        answer = client.answer()
+        response = client.read_response()
         # Not 408: it does not wait for the deadline.
-        assert_problem(answer, 431 if raw.count(b"A: b") > 9 else 400)
+        assert_problem(response, 431 if raw.count(b"A: b") > 9 else 400)
         assert client.is_closed()
 
 
@@ -824,9 +824,9 @@ def test_ambiguous_framing_is_refused(server: Server, framing: bytes) -> None:
     head = b"POST /echo HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n"
     with server.connect() as client:
         client.send(head + b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n")
-        answer = client.answer()
-        assert answer.status in (400, 413)
-        assert_problem(answer, answer.status)
+        response = client.read_response()
+        assert response.status in (400, 413)
+        assert_problem(response, response.status)
         assert client.is_closed()
 
 
@@ -835,7 +835,7 @@ def test_any_method_reaches_the_application(server: Server, method: str) -> None
     with server.connect() as client:
         client.send(method[:2].encode())
         client.send(request(method, "/echo?a", "Content-Length: 2", body=b"hi")[2:])
-        assert client.answer().body == f"{method} a 2:hi".encode()
+        assert client.read_response().body == f"{method} a 2:hi".encode()
         assert client.get("/health").body == b"ok"
 
 
@@ -852,7 +852,7 @@ def test_malformed_chunks_are_refused(server: Server, path: str, body: bytes) ->
     with server.connect() as client:
         client.send(request("POST", path, CHUNKED, body=body))
         client.sock.shutdown(socket.SHUT_WR)
-        assert_problem(client.answer(), 400)
+        assert_problem(client.read_response(), 400)
         assert client.is_closed()
 
 
@@ -882,13 +882,13 @@ def test_16_bodies_of_48_mib_are_refused_unread(server: Server) -> None:
     before = [worker.memory_info().rss for worker in server.workers()]
 
     def upload(_: int) -> int:
-        # As most clients do it: the whole body first, and only then a look at the answer.
+        # As most clients do it: the whole body first, and only then a look at the response.
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         with contextlib.closing(client):
             client.request("POST", "/echo", body=bytes(48 * MIB))
-            answer = client.getresponse()
-            assert json.loads(answer.read())["code"] == "body_too_large"
-            return answer.status
+            response = client.getresponse()
+            assert json.loads(response.read())["code"] == "body_too_large"
+            return response.status
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(upload, range(16))) == [413] * 16
@@ -936,8 +936,8 @@ def test_200_slow_heads_and_200_slow_bodies_and_400_idle_do_not_matter(impatient
             times += health_times(impatient, 10)
         assert statistics.median(times) < 0.5
 
-        # All are closed by the server, the slow ones with an answer, though they go on sending.
-        answers = 0
+        # All are closed by the server, the slow ones with a response, though they go on sending.
+        responses = 0
         closed = 0
         while closed < 800:
             assert time.monotonic() - started < 60
@@ -948,18 +948,18 @@ def test_200_slow_heads_and_200_slow_bodies_and_400_idle_do_not_matter(impatient
                     data = client.sock.recv(65536)
                 except ConnectionResetError:
                     data = b""
-                answers += data.startswith(b"HTTP/1.1 408 ")
+                responses += data.startswith(b"HTTP/1.1 408 ")
                 if not data:
                     watched.unregister(client.sock)
                     closed += 1
-        assert answers == 400
+        assert responses == 400
 
 
 def test_a_request_that_is_cut_off_gets_400(server: Server) -> None:
     with server.connect() as client:
         client.send(request("POST", "/echo", "Content-Length: 3", body=b"ab"))
         client.sock.shutdown(socket.SHUT_WR)
-        assert_problem(client.answer(), 400, "incomplete_request")
+        assert_problem(client.read_response(), 400, "incomplete_request")
 
 
 def test_what_comes_too_late_gets_408_and_idleness_ends_in_silence(impatient: Server) -> None:
@@ -971,7 +971,7 @@ def test_what_comes_too_late_gets_408_and_idleness_ends_in_silence(impatient: Se
         stopped.send(stream)
         started = time.monotonic()
         for client in (late, stopped):
-            assert_problem(client.answer(), 408, "request_timeout")
+            assert_problem(client.read_response(), 408, "request_timeout")
             assert client.is_closed()
         assert idle.is_closed()
         assert 1.5 < time.monotonic() - started < 60
@@ -1022,7 +1022,7 @@ def test_more_connections_than_allowed_push_out_the_oldest(start: Callable[..., 
         assert server.ask(request("GET", "/health")).body == b"ok"
         assert idle[0].is_closed()
         idle[-1].send(request("GET", "/health"))
-        assert idle[-1].answer().body == b"ok"
+        assert idle[-1].read_response().body == b"ok"
 
 
 # Slow requests and streams
@@ -1035,15 +1035,15 @@ def test_a_request_that_takes_long_leaves_a_thread_to_others(start: Callable[...
         for client in late:
             client.send(request("POST", "/late=0.4", "Content-Length: 4", body=b"body"))
         with ThreadPoolExecutor(4) as pool:
-            coming = pool.map(Client.answer, late)
+            coming = pool.map(Client.read_response, late)
             fast = stack.enter_context(server.connect())
             for _ in range(5):
                 fast.send(request("GET", "/health"))
-                assert fast.answer().status == 200
-            answers = list(coming)
+                assert fast.read_response().status == 200
+            responses = list(coming)
     # One runs, two wait, and for the fourth there is no room.
-    assert sorted(answer.status for answer in answers) == [200, 200, 200, 503]
-    assert {answer.body for answer in answers if answer.status == 200} == {b"late 1 body"}
+    assert sorted(response.status for response in responses) == [200, 200, 200, 503]
+    assert {response.body for response in responses if response.status == 200} == {b"late 1 body"}
 
 
 def test_slow_requests_leave_a_thread_to_the_others(start: Callable[..., Server]) -> None:
@@ -1054,11 +1054,11 @@ def test_slow_requests_leave_a_thread_to_the_others(start: Callable[..., Server]
             client.send(request("GET", "/slow=0.4"))
         # One runs (a thread stays free), two wait, one is turned away.
         with ThreadPoolExecutor(4) as pool:
-            coming = pool.map(Client.answer, slow)
+            coming = pool.map(Client.read_response, slow)
             assert max(health_times(server, 10)) < 0.35
-            answers = list(coming)
-        assert sorted(answer.status for answer in answers) == [200, 200, 200, 503]
-        refused = next(answer for answer in answers if answer.status == 503)
+            responses = list(coming)
+        assert sorted(response.status for response in responses) == [200, 200, 200, 503]
+        refused = next(response for response in responses if response.status == 503)
         assert_problem(refused, 503, "overloaded")
         assert int(refused.headers["retry-after"]) > 0
 
@@ -1079,7 +1079,7 @@ def test_a_stream_is_read_by_the_application_itself(server: Server, chunked: boo
     header = CHUNKED if chunked else f"Content-Length: {len(body)}"
     with server.connect() as client:
         client.send(request("POST", "/upload?x=y", header, "Expect: 100-continue"))
-        assert client.answer().status == 100
+        assert client.read_response().status == 100
         if chunked:
             for at in range(0, len(body), 50000):
                 piece = body[at : at + 50000]
@@ -1088,9 +1088,9 @@ def test_a_stream_is_read_by_the_application_itself(server: Server, chunked: boo
         else:
             client.send(body)
         expected = f"{len(body)} {hashlib.sha256(body).hexdigest()}"
-        answer = client.answer()
-        assert answer.body.decode() == expected
-        assert answer.closes
+        response = client.read_response()
+        assert response.body.decode() == expected
+        assert response.closes
 
 
 @table("path", ["/upload", "/upload=raises"])
@@ -1098,7 +1098,7 @@ def test_a_stream_that_is_cut_off_is_not_taken_for_whole(server: Server, path: s
     with server.connect() as client:
         client.send(request("POST", path, "Content-Length: 100000", body=b"a" * 5000))
         client.sock.shutdown(socket.SHUT_WR)
-        assert_problem(client.answer(), 400, "incomplete_request")
+        assert_problem(client.read_response(), 400, "incomplete_request")
 
 
 @pytest.mark.attack
@@ -1120,9 +1120,9 @@ def test_sigterm_finishes_what_is_under_way(start: Callable[..., Server]) -> Non
         client.send(request("GET", "/sleep=1"))
         server.wait_for(lambda: "running" in server.said)
         server.process.send_signal(signal.SIGTERM)
-        answer = client.answer()
-        assert (answer.status, answer.body) == (200, b"slept")
-        assert answer.closes
+        response = client.read_response()
+        assert (response.status, response.body) == (200, b"slept")
+        assert response.closes
         assert idle.is_closed()
     assert server.process.wait(60) == 0
     server.stop()
@@ -1263,7 +1263,7 @@ def test_a_request_in_pieces_is_answered_as_if_whole(server: Server, raw: bytes)
             for end in ends:
                 client.send(raw[begin:end])
                 begin = end
-            assert client.answer().status == 404
+            assert client.read_response().status == 404
 
 
 @given(st.lists(st.binary(max_size=40), max_size=12), st.sampled_from([b"", *WHOLE.values()]))

@@ -128,8 +128,8 @@ def test_nobody_takes_a_service_from_an_account_above_them(admin: Client, shop: 
     small = make_person(admin, READ, WRITE, INTROSPECT)
 
     for account in (None, small.username):
-        answer = small.bearer().patch(f"/services/{shop.front}", json={"account": account})
-        assert_refused(answer, RULE)
+        response = small.bearer().patch(f"/services/{shop.front}", json={"account": account})
+        assert_refused(response, RULE)
 
 
 @pytest.mark.attack

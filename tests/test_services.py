@@ -76,8 +76,8 @@ def test_of_services_at_once_with_one_scope_one_is_made(admin: Client) -> None:
     scope = unique("contested") + ":read"
     names = [unique("racer") for _ in range(8)]
     bodies = [{"name": name, "scopes": [scope]} for name in names]
-    answers = at_once(admin, [posting("/services", body) for body in bodies])
-    statuses = [answer.status_code for answer in answers]
+    responses = at_once(admin, [posting("/services", body) for body in bodies])
+    statuses = [response.status_code for response in responses]
     assert sorted(statuses) == [201] + [409] * 7
     exist = [admin.get(f"/services/{name}").status_code for name in names]
     assert exist == [200 if status == 201 else 404 for status in statuses]
@@ -88,7 +88,7 @@ def test_scopes_put_at_once_end_as_one_of_them_said(admin: Client) -> None:
     name = make(admin, "a")["name"]
     wishes = [[f"{name}:a", f"{name}:{letter}"] for letter in "bcdefgbcdefg"]
     asked = [putting(f"/services/{name}/scopes", {"scopes": scopes}) for scopes in wishes]
-    assert {answer.status_code for answer in at_once(admin, asked)} == {200}
+    assert {response.status_code for response in at_once(admin, asked)} == {200}
     assert [scope["name"] for scope in admin.get(f"/services/{name}").json()["scopes"]] in wishes
 
 

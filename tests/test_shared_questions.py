@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 def kids(server: LiveServer) -> set[str]:
     """The published keys, as somebody sees them who connects just now."""
-    answer = server.client().get("/auth/jwks", headers={"Connection": "close"})
-    assert answer.status_code == 200
-    return {key["kid"] for key in answer.json()["keys"]}
+    response = server.client().get("/auth/jwks", headers={"Connection": "close"})
+    assert response.status_code == 200
+    return {key["kid"] for key in response.json()["keys"]}
 
 
 def test_no_worker_publishes_a_key_known_to_be_stolen(database_url: str, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ ADMIN = ("admin", ADMIN_PASSWORD)
 
 
 def ask(installation: Installation, path: str, **query: Any) -> Any:
-    answer = app.create_app(installation).test_client().get(path, query_string=query, auth=ADMIN)
-    assert answer.status_code == 200, answer.text
-    return answer.json
+    response = app.create_app(installation).test_client().get(path, query_string=query, auth=ADMIN)
+    assert response.status_code == 200, response.text
+    return response.json
 
 
 def guess(
@@ -71,8 +71,8 @@ def test_sessions_of_everybody_are_listed_meanwhile(server: LiveServer, admin: C
     assert (console["account_id"], console["agent"]) == (alice.id, "Mozilla/5.0")
     assert admin.delete(f"{alice.path}/tokens").status_code == 200
     for path in ("/refresh-sessions", "/console-sessions"):
-        answer = admin.get(path, params={"owner": alice.id, "total": "true"})
-        assert (done(answer)["items"], answer.headers["X-Total-Count"]) == ([], "0")
+        response = admin.get(path, params={"owner": alice.id, "total": "true"})
+        assert (done(response)["items"], response.headers["X-Total-Count"]) == ([], "0")
         assert done(admin.get(path, params={"owner": "nobody"}))["items"] == []
 
 
@@ -146,9 +146,9 @@ def test_the_log_is_exported_as_the_list_has_it(admin: Client) -> None:
         {"since": "2020-01-01T00:00:00Z", "target": f"account/{alice.id}"},
         {"action": "nothing"},
     ):
-        answer = admin.get("/audit/export", params=query)
-        assert answer.headers["Content-Type"].startswith("application/jsonl")
-        rows = [json.loads(line) for line in answer.text.splitlines()]
+        response = admin.get("/audit/export", params=query)
+        assert response.headers["Content-Type"].startswith("application/jsonl")
+        rows = [json.loads(line) for line in response.text.splitlines()]
         assert rows == done(admin.get("/audit", params=query))["items"]
         assert (rows == []) == ("action" in query)
     assert admin.get("/audit/export", params={"limit": "1"}).status_code == 422
@@ -159,12 +159,12 @@ def test_an_export_goes_over_pages_and_ends_where_it_began(prepared_url: str) ->
         for number in range(700):
             keyosk.audit.record(OPERATOR, "account.change", f"account/{number}")
         client = app.create_app(keyosk).test_client()
-        answer = client.get("/audit/export", auth=ADMIN, buffered=False)
-        lines: Iterator[Any] = iter(answer.response)
+        response = client.get("/audit/export", auth=ADMIN, buffered=False)
+        lines: Iterator[Any] = iter(response.response)
         first = next(lines)
         keyosk.audit.record(OPERATOR, "account.change", "account/later")
         text = (first + b"".join(lines)).decode()
-        answer.close()
+        response.close()
         rows = [json.loads(line) for line in text.splitlines()]
         last = rows[-1]["sequence"]
         assert [row["sequence"] for row in rows] == list(range(1, last + 1))
@@ -221,8 +221,8 @@ def test_a_server_says_of_many_issuers_what_is_wrong_and_how_much_more(prepared_
 
 
 def test_settings_are_shown_with_their_secrets_masked(admin: Client) -> None:
-    answer = admin.get("/settings")
-    items = {each["name"]: each for each in done(answer)["items"]}
+    response = admin.get("/settings")
+    items = {each["name"]: each for each in done(response)["items"]}
     assert items["KEYOSK_BIND"]["source"] == "environment"
     assert items["KEYOSK_TOKEN_LIFETIME"] == {
         "name": "KEYOSK_TOKEN_LIFETIME",
@@ -230,7 +230,7 @@ def test_settings_are_shown_with_their_secrets_masked(admin: Client) -> None:
         "source": "default",
     }
     for secret in (ADMIN_PASSWORD, SECRET_KEY, PASSWORD):
-        assert secret not in answer.text
+        assert secret not in response.text
     reader = make_person(admin, "keyosk:audit:read", "keyosk:accounts:read")
     for path in ("/settings", "/diagnosis"):
         assert reader.login().get(path).status_code == 403

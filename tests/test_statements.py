@@ -22,14 +22,14 @@ class Requests:
         self.installation = installation
         self._client = app.create_app(installation).test_client()
         form = {"audience": "keyosk"}
-        answer = self.send("POST", "/auth/token", auth=("admin", ADMIN_PASSWORD), data=form)
-        self._token = answer.json["access_token"]
+        response = self.send("POST", "/auth/token", auth=("admin", ADMIN_PASSWORD), data=form)
+        self._token = response.json["access_token"]
 
     def send(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        answer = self.ask(method, path, body, **options)
-        answer.close()  # what is done after it is done now
-        assert answer.status_code < 300, answer.text
-        return answer
+        response = self.ask(method, path, body, **options)
+        response.close()  # what is done after it is done now
+        assert response.status_code < 300, response.text
+        return response
 
     def ask(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         if "auth" not in options:
@@ -40,10 +40,10 @@ class Requests:
     def statements(self, method: str, path: str, body: Any = None, **options: Any) -> list[str]:
         """Those that a request waits for."""
         with statements() as texts:
-            answer = self.ask(method, path, body, **options)
+            response = self.ask(method, path, body, **options)
             found = list(texts)
-            answer.close()
-        assert answer.status_code < 300, answer.text
+            response.close()
+        assert response.status_code < 300, response.text
         return found
 
 
@@ -149,16 +149,18 @@ def test_an_empty_patch_writes_nothing(admin: Requests, path: str, patches: list
 
     for patch in patches:
         with statements() as texts:
-            answer = admin.send("PATCH", path, patch, headers={"If-Match": before.headers["ETag"]})
-        assert answer.json == before.json
-        assert answer.headers["ETag"] == before.headers["ETag"]
+            response = admin.send(
+                "PATCH", path, patch, headers={"If-Match": before.headers["ETag"]}
+            )
+        assert response.json == before.json
+        assert response.headers["ETag"] == before.headers["ETag"]
         assert [text for text in texts if not text.startswith("SELECT")] == []
         assert admin.ask("PATCH", path, patch, headers={"If-Match": '"4711"'}).status_code == 412
     assert len(rows_of(keyosk, f"SELECT id FROM {EVERY_AUDIT_ROW}")) == rows
     # To JSON, true and 1 are two values.
     if path == "/accounts/alice":
-        answer = admin.send("PATCH", path, {"claims": {"level": True}})
-        assert answer.headers["ETag"] != before.headers["ETag"]
+        response = admin.send("PATCH", path, {"claims": {"level": True}})
+        assert response.headers["ETag"] != before.headers["ETag"]
 
 
 def test_what_is_done_after_a_change_does_not_grow_with_the_audit_log(admin: Requests) -> None:

@@ -55,8 +55,8 @@ frontend todo
 
     def status(self, token: str | None) -> int:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        answer = requests.get(f"http://127.0.0.1:{self.port}/", headers=headers, timeout=60)
-        return answer.status_code
+        response = requests.get(f"http://127.0.0.1:{self.port}/", headers=headers, timeout=60)
+        return response.status_code
 
 
 @pytest.fixture(scope="module")

@@ -855,7 +855,7 @@ def test_a_token_by_api_key_takes_one_query_and_no_write(installation: Installat
 
     first = ask()
     assert first[0].startswith("SELECT ")
-    # The first use is noted and audited once the answer has gone, and for minutes no other.
+    # The first use is noted and audited once the response has gone, and for minutes no other.
     assert [each.split()[:3] for each in first[1:]] == [
         ["UPDATE", '"api_key"', "SET"],
         ["INSERT", "INTO", '"waiting_audit_row"'],

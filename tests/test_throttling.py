@@ -281,11 +281,11 @@ def test_the_answer_says_how_long_to_wait_and_no_more(server: LiveServer, person
     while guess(server, client, person.username) == 401:
         continue
     # The right password is not even looked at.
-    answer = client.post("/auth/token", auth=(person.username, PASSWORD))
-    assert answer.status_code == 429
-    assert answer.json()["error"] == "temporarily_unavailable"
-    assert 1 <= int(answer.headers["Retry-After"]) <= 300
-    assert answer.headers["Cache-Control"] == "no-store"
+    response = client.post("/auth/token", auth=(person.username, PASSWORD))
+    assert response.status_code == 429
+    assert response.json()["error"] == "temporarily_unavailable"
+    assert 1 <= int(response.headers["Retry-After"]) <= 300
+    assert response.headers["Cache-Control"] == "no-store"
 
     problem = client.get("/accounts/me", auth=(person.username, PASSWORD))
     assert (problem.status_code, problem.json()["code"]) == (429, "throttled")
@@ -368,7 +368,7 @@ def test_counts_outlive_restarts_and_hold_everywhere(database_url: str, tmp_path
         assert guess(one, client, person.username, PASSWORD) == 429
 
 
-# --- What the time of an answer tells -------------------------------------------------------------
+# --- What the time of a response tells ------------------------------------------------------------
 
 
 @pytest.mark.attack

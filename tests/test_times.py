@@ -18,9 +18,9 @@ PAST = "2020-01-01T00:00:00Z"
 FAR = "2090-01-01T00:00:00Z"
 
 
-def assert_refused(answer: requests.Response, field: str, sentence: str = "future") -> None:
-    assert answer.status_code == 422, (answer.status_code, answer.text)
-    (fault,) = answer.json()["errors"]
+def assert_refused(response: requests.Response, field: str, sentence: str = "future") -> None:
+    assert response.status_code == 422, (response.status_code, response.text)
+    (fault,) = response.json()["errors"]
     assert fault["field"].split(".")[-1] == field
     assert sentence in fault["message"]
 

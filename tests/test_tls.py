@@ -332,18 +332,18 @@ def test_a_request_that_is_cut_off_without_a_goodbye_gets_400(tmp_path: Path) ->
     ):
         client.send(request("POST", "/echo", "Content-Length: 3", body=b"ab"))
         socket.socket.shutdown(client.sock, socket.SHUT_WR)
-        assert_problem(client.answer(), 400, "incomplete_request")
+        assert_problem(client.read_response(), 400, "incomplete_request")
 
 
 def test_a_stream_and_a_pipeline_over_tls(tmp_path: Path) -> None:
     with small(tmp_path, workers=1, streams=["POST /upload"]) as (server, context):
         with SecureClient(server.port, context) as client:
             client.send(request("GET", "/health") * 100)
-            assert [client.answer().body for _ in range(100)] == [b"ok"] * 100
+            assert [client.read_response().body for _ in range(100)] == [b"ok"] * 100
             client.send(request("GET", f"/stream={1 << 20}"))
-            assert client.answer().body == b"z" * (1 << 20)
+            assert client.read_response().body == b"z" * (1 << 20)
             client.send(request("POST", "/upload", "Content-Length: 100000", body=b"a" * 100_000))
-            assert client.answer().body.startswith(b"100000 ")
+            assert client.read_response().body.startswith(b"100000 ")
         with SecureClient(server.port, context) as client:
             client.send(request("GET", "/environ"))
-            assert json.loads(client.answer().body)["wsgi.url_scheme"] == "https"
+            assert json.loads(client.read_response().body)["wsgi.url_scheme"] == "https"

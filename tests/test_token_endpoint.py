@@ -77,8 +77,8 @@ class Account:
         assert self.admin.patch(path, json=fields).status_code == 200
 
     def grant(self, *scopes: Any) -> None:
-        answer = self.admin.put(f"{self.path}/grants", json={"scopes": list(scopes)})
-        assert answer.status_code == 200, answer.text
+        response = self.admin.put(f"{self.path}/grants", json={"scopes": list(scopes)})
+        assert response.status_code == 200, response.text
 
 
 def make_service(admin: Client, **fields: Any) -> Service:
@@ -123,7 +123,7 @@ def rfc3339(moment: float) -> str:
 
 
 def issued(response: requests.Response) -> dict[str, Any]:
-    """The claims of the token in a JSON answer that is as it must be."""
+    """The claims of the token in a JSON response that is as it must be."""
     assert response.status_code == 200, response.text
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["Cache-Control"] == "no-store"
@@ -142,7 +142,7 @@ def token(client: Client, **parameters: Any) -> dict[str, Any]:
 
 
 def assert_refused(response: requests.Response, status: int, error: str) -> None:
-    """An error answer of RFC 6749 section 5.2, with the challenge exactly where it is due."""
+    """An error response of RFC 6749 section 5.2, with the challenge exactly where it is due."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["Cache-Control"] == "no-store"
@@ -191,9 +191,9 @@ def test_by_api_key_the_token_says_so_and_names_the_key(alice: Account) -> None:
 
 def test_a_jti_never_repeats(alice: Account) -> None:
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: token(alice.by_key)["jti"], range(60)))
+        responses = list(threads.map(lambda _: token(alice.by_key)["jti"], range(60)))
 
-    assert len(set(answers)) == 60
+    assert len(set(responses)) == 60
 
 
 def test_every_spelling_of_the_username_logs_in_and_the_token_has_the_one_that_is_kept(
@@ -219,17 +219,17 @@ def test_client_credentials_may_be_named_or_left_out(alice: Account, grant_type:
 
 @table("grant_type", ["password", "authorization_code", "Client_Credentials"])
 def test_another_grant_type_is_refused(alice: Account, grant_type: str) -> None:
-    answer = alice.by_key.post("/auth/token", data={"grant_type": grant_type})
+    response = alice.by_key.post("/auth/token", data={"grant_type": grant_type})
 
-    assert_refused(answer, 400, "unsupported_grant_type")
+    assert_refused(response, 400, "unsupported_grant_type")
 
 
 def test_a_password_grant_is_unsupported_and_says_how_to_log_in(alice: Account) -> None:
     form = {"grant_type": "password", "username": "alice", "password": "a password"}
-    answer = alice.by_key.post("/auth/token", data=form)
+    response = alice.by_key.post("/auth/token", data=form)
 
-    assert_refused(answer, 400, "unsupported_grant_type")
-    assert "HTTP Basic" in answer.json()["error_description"]
+    assert_refused(response, 400, "unsupported_grant_type")
+    assert "HTTP Basic" in response.json()["error_description"]
 
 
 # --- Audience and scope ---------------------------------------------------------------------------
@@ -322,25 +322,25 @@ def test_keyosk_itself_is_only_in_a_token_that_asks_for_it(server: LiveServer) -
 
 @table("scope", ["no:such", "keyosk:admin"])
 def test_a_scope_that_is_not_held_is_refused(alice: Account, todo: Service, scope: str) -> None:
-    answer = alice.by_key.post("/auth/token", data={"scope": f"{todo.read} {scope}"})
+    response = alice.by_key.post("/auth/token", data={"scope": f"{todo.read} {scope}"})
 
-    assert_refused(answer, 400, "invalid_scope")
+    assert_refused(response, 400, "invalid_scope")
 
 
 def test_a_refusal_does_not_tell_whether_a_scope_exists(alice: Account, calendar: Service) -> None:
     absent = f"{calendar.name}:raed"
-    answers = [
+    responses = [
         alice.by_key.post("/auth/token", data={"scope": scope}) for scope in (calendar.read, absent)
     ]
 
-    assert answers[0].text.replace(calendar.read, absent) == answers[1].text
+    assert responses[0].text.replace(calendar.read, absent) == responses[1].text
 
 
 def test_scopes_with_commas_are_refused_with_the_right_way(alice: Account, todo: Service) -> None:
     scopes = f"{todo.read},{todo.write}"
-    answer = alice.by_key.post("/auth/token", data={"scope": scopes})
-    assert_refused(answer, 400, "invalid_scope")
-    assert answer.json()["error_description"].endswith(
+    response = alice.by_key.post("/auth/token", data={"scope": scopes})
+    assert_refused(response, 400, "invalid_scope")
+    assert response.json()["error_description"].endswith(
         f"{scopes}. Separate scopes by spaces, not by commas."
     )
 
@@ -432,8 +432,8 @@ def test_an_ended_grant_is_not_held(server: LiveServer, admin: Client, todo: Ser
     wait_for(end)
 
     assert token(account.by_key)["scope"] == todo.write
-    answer = account.by_key.post("/auth/token", data={"scope": todo.read})
-    assert_refused(answer, 400, "invalid_scope")
+    response = account.by_key.post("/auth/token", data={"scope": todo.read})
+    assert_refused(response, 400, "invalid_scope")
 
 
 # --- Lifetime -------------------------------------------------------------------------------------
@@ -447,9 +447,9 @@ def test_a_lifetime_shortens_and_never_lengthens(alice: Account) -> None:
 
 @table("lifetime", ["0", "-1", "1.5", "1e3", "+60", " 60", "soon", "\u0666", "9" * 30])
 def test_a_lifetime_of_no_whole_number_above_0_is_refused(alice: Account, lifetime: str) -> None:
-    answer = alice.by_key.post("/auth/token", data={"lifetime": lifetime})
+    response = alice.by_key.post("/auth/token", data={"lifetime": lifetime})
 
-    assert_refused(answer, 400, "invalid_request")
+    assert_refused(response, 400, "invalid_request")
 
 
 def test_the_shortest_lifetime_counts(server: LiveServer, admin: Client, todo: Service) -> None:
@@ -524,26 +524,26 @@ def test_a_post_may_have_parameters_in_its_query(alice: Account, todo: Service) 
 
 
 def test_the_format_token_is_the_bare_token_and_a_line_end(alice: Account) -> None:
-    for answer in (
+    for response in (
         alice.by_key.post("/auth/token", data={"format": "token"}),
         alice.by_key.get("/auth/token?format=token"),
         alice.by_key.post("/auth/token", headers={"Accept": "application/jwt"}),
     ):
-        assert answer.status_code == 200
-        assert answer.headers["Content-Type"] == "application/jwt"
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", answer.text)
-        assert claims_of(answer.text.strip())["sub"] == alice.id
+        assert response.status_code == 200
+        assert response.headers["Content-Type"] == "application/jwt"
+        assert response.headers["Cache-Control"] == "no-store"
+        assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", response.text)
+        assert claims_of(response.text.strip())["sub"] == alice.id
 
 
 def test_the_format_header_is_a_header_for_curl(server: LiveServer, alice: Account) -> None:
-    answer = alice.by_key.post("/auth/token", data={"format": "header", "audience": "keyosk"})
+    response = alice.by_key.post("/auth/token", data={"format": "header", "audience": "keyosk"})
 
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"].startswith("text/plain")
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.text.endswith("\n")
-    name, _, value = answer.text.rstrip("\n").partition(": ")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith("text/plain")
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.text.endswith("\n")
+    name, _, value = response.text.rstrip("\n").partition(": ")
     assert name == "Authorization"
     assert server.client().get("/accounts/me", headers={name: value}).json()["id"] == alice.id
 
@@ -561,11 +561,11 @@ def test_an_unknown_format_is_refused(alice: Account) -> None:
 
 
 def test_head_is_answered_as_get_without_a_body(alice: Account) -> None:
-    answer = alice.by_key.request("HEAD", "/auth/token")
+    response = alice.by_key.request("HEAD", "/auth/token")
 
-    assert answer.status_code == 200
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.content == b""
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.content == b""
 
 
 def test_parameters_that_nobody_knows_are_ignored(alice: Account, todo: Service) -> None:
@@ -597,23 +597,23 @@ def test_a_parameter_without_a_value_counts_as_absent(alice: Account, todo: Serv
     ],
 )
 def test_a_parameter_given_twice_is_refused(alice: Account, name: str, value: str) -> None:
-    for answer in (
+    for response in (
         alice.by_key.post("/auth/token", data=[(name, value), (name, value)]),
         alice.by_key.get("/auth/token", params={name: [value, value]}),
         alice.by_key.post("/auth/token", params={name: value}, data={name: value}),
         alice.by_key.post("/auth/token", json={name: [value, value]}),
     ):
-        assert_refused(answer, 400, "invalid_request")
-        assert "twice" in answer.json()["error_description"]
+        assert_refused(response, 400, "invalid_request")
+        assert "twice" in response.json()["error_description"]
 
 
 @table("name", ['a"b', "a\\b", "é", "李", "a\nb", "a\x7f", "\U0001f511"])
 def test_no_description_has_a_character_that_rfc_6749_forbids(alice: Account, name: str) -> None:
     form = [(name, "x"), (name, "x")]
     for path in ("/auth/token", "/auth/introspect", "/auth/revoke"):
-        answer = alice.by_key.post(path, data=form)
-        assert_refused(answer, 400, "invalid_request")
-        assert "twice" in answer.json()["error_description"]
+        response = alice.by_key.post(path, data=form)
+        assert_refused(response, 400, "invalid_request")
+        assert "twice" in response.json()["error_description"]
     assert_refused(alice.by_key.get("/auth/token", params=form), 400, "invalid_request")
 
 
@@ -644,9 +644,9 @@ def test_no_description_has_a_character_that_rfc_6749_forbids(alice: Account, na
 )
 def test_a_malformed_body_is_refused(alice: Account, content_type: str, body: bytes) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
-    answer = alice.by_key.post("/auth/token", data=body, headers=headers)
+    response = alice.by_key.post("/auth/token", data=body, headers=headers)
 
-    assert_refused(answer, 400, "invalid_request")
+    assert_refused(response, 400, "invalid_request")
 
 
 @table("name", ["scope", "audience", "resource", "client_id", "lifetime"])
@@ -654,16 +654,16 @@ def test_a_malformed_body_is_refused(alice: Account, content_type: str, body: by
 def test_text_that_no_database_holds_is_refused(alice: Account, name: str, text: str) -> None:
     body = f'{{"{name}": "{text}"}}'
     headers = {"Content-Type": "application/json"}
-    answer = alice.by_key.post("/auth/token", data=body, headers=headers)
+    response = alice.by_key.post("/auth/token", data=body, headers=headers)
 
-    assert_refused(answer, 400, "invalid_request")
+    assert_refused(response, 400, "invalid_request")
 
 
 def test_another_method_is_refused_in_the_shape_of_this_address(alice: Account) -> None:
-    answer = alice.by_key.put("/auth/token")
+    response = alice.by_key.put("/auth/token")
 
-    assert_refused(answer, 405, "invalid_request")
-    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
+    assert_refused(response, 405, "invalid_request")
+    assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
 
 
 # --- Who is refused -------------------------------------------------------------------------------
@@ -672,9 +672,9 @@ def test_another_method_is_refused_in_the_shape_of_this_address(alice: Account) 
 @table("name", ["client_secret", "password", "refresh_token", "client_assertion", "subject_token"])
 def test_a_credential_in_the_query_is_refused(alice: Account, name: str) -> None:
     for method in ("GET", "POST"):
-        answer = alice.by_key.request(method, "/auth/token", params={name: "hunter2-and-more"})
-        assert_refused(answer, 400, "invalid_request")
-        assert "hunter2" not in answer.text
+        response = alice.by_key.request(method, "/auth/token", params={name: "hunter2-and-more"})
+        assert_refused(response, 400, "invalid_request")
+        assert "hunter2" not in response.text
 
 
 def test_a_bearer_token_gets_no_token(server: LiveServer, alice: Account) -> None:
@@ -736,7 +736,7 @@ def _with_another_end(secret: str) -> str:
 
 
 def _bytes(response: requests.Response, *, problem: bool = False) -> tuple[Any, ...]:
-    """All of an answer but what differs from one to the next anyway."""
+    """All of a response but what differs from one to the next anyway."""
     headers = {k: v for k, v in response.headers.items() if k not in ("Date", "X-Request-Id")}
     content = response.content
     if problem:
@@ -747,26 +747,30 @@ def _bytes(response: requests.Response, *, problem: bool = False) -> tuple[Any, 
 def test_all_refused_logins_get_the_same_bytes(
     server: LiveServer, refusals: dict[str, tuple[str, str]]
 ) -> None:
-    answers = {
+    responses = {
         reason: server.client(*login).post("/auth/token") for reason, login in refusals.items()
     }
 
-    assert_refused(answers["unknown user"], 401, "invalid_client")
-    expected = _bytes(answers["unknown user"])
-    assert {reason for reason, answer in answers.items() if _bytes(answer) != expected} == set()
+    assert_refused(responses["unknown user"], 401, "invalid_client")
+    expected = _bytes(responses["unknown user"])
+    assert {
+        reason for reason, response in responses.items() if _bytes(response) != expected
+    } == set()
 
 
 def test_all_refused_logins_get_the_same_bytes_at_the_other_addresses_too(
     server: LiveServer, refusals: dict[str, tuple[str, str]]
 ) -> None:
-    answers = {
+    responses = {
         reason: server.client(*login).get("/accounts/me") for reason, login in refusals.items()
     }
 
-    assert answers["unknown user"].status_code == 401
-    expected = _bytes(answers["unknown user"], problem=True)
+    assert responses["unknown user"].status_code == 401
+    expected = _bytes(responses["unknown user"], problem=True)
     different = {
-        reason for reason, answer in answers.items() if _bytes(answer, problem=True) != expected
+        reason
+        for reason, response in responses.items()
+        if _bytes(response, problem=True) != expected
     }
     assert different == set()
 
@@ -807,10 +811,10 @@ def test_a_token_without_the_word_before_it_is_told_so(server: LiveServer, path:
     text = server.client("admin", live.ADMIN_PASSWORD).post("/auth/token").json()["access_token"]
     for header in (text, f"Token {text}"):
         method = "POST" if path == "/auth/token" else "GET"
-        answer = server.client().request(method, path, headers={"Authorization": header})
-        assert answer.status_code == 401
-        assert "must begin with Basic or Bearer" in answer.text
-        assert text not in answer.text
+        response = server.client().request(method, path, headers={"Authorization": header})
+        assert response.status_code == 401
+        assert "must begin with Basic or Bearer" in response.text
+        assert text not in response.text
 
 
 def test_an_unknown_user_costs_the_work_of_a_wrong_password(

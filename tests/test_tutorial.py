@@ -1,4 +1,4 @@
-"""The tutorial is followed as it stands: its service runs, and every answer is compared."""
+"""The tutorial is followed as it stands: its service runs, and every response is compared."""
 
 import contextlib
 import os
@@ -44,6 +44,6 @@ def test_the_tutorial_protects_a_service(keyosk: LiveServer, tmp_path: Path) -> 
         scripts = [each.replace(NOTES, notes) for each in blocks(PAGE, "sh")]
         printed = bash.paste(*scripts)
     stated = blocks(PAGE, "json")
-    # Those of step 1 to 4 print what is not compared; each later one is followed by its answer.
+    # Those of step 1 to 4 print what is not compared; each later one is followed by its response.
     assert [each.strip() for each in printed[-len(stated) :]] == [each.strip() for each in stated]
     assert len(scripts) == 3 + len(stated)

@@ -41,9 +41,9 @@ def writes() -> Iterator[tuple[str, str, Operation]]:
                 yield method, path, operations.of(route.resource, method)
 
 
-def assert_names_colour(answer: requests.Response) -> None:
-    assert_refused(answer, "invalid", 422)
-    assert "colour" in [fault["field"] for fault in answer.json()["errors"]]
+def assert_names_colour(response: requests.Response) -> None:
+    assert_refused(response, "invalid", 422)
+    assert "colour" in [fault["field"] for fault in response.json()["errors"]]
 
 
 def test_an_unknown_member_of_a_body_is_refused(admin: Client) -> None:

@@ -81,9 +81,9 @@ def test_the_console_shows_it(server: LiveServer, admin: Client) -> None:
     ],
 )
 def test_what_cannot_be_kept_is_refused(admin: Client, field: str, value: Any) -> None:
-    answer = admin.put("/services/keyosk/verification", json={**_FOUND, field: value})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"].startswith(field)
+    response = admin.put("/services/keyosk/verification", json={**_FOUND, field: value})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"].startswith(field)
 
 
 @pytest.mark.attack

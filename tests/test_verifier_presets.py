@@ -65,8 +65,8 @@ def test_where_all_services_differ_the_request_is_refused_and_says_why(admin: Cl
     one = make(admin, signing_algorithm="RS256", on_request_only=False)
     other = make(admin, signing_algorithm="EdDSA", on_request_only=False)
     alice = make_person(admin, f"{one['name']}:read", f"{other['name']}:read")
-    answer = alice.login().post("/auth/token")
-    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_target")
+    response = alice.login().post("/auth/token")
+    assert (response.status_code, response.json()["error"]) == (400, "invalid_target")
     assert claims(alice, audience=one["name"])["aud"] == one["name"]
 
 

@@ -76,9 +76,9 @@ class Caller:
     client: Client
 
     def token(self, **parameters: Any) -> str:
-        answer = self.client.post("/auth/token", data={"format": "token", **parameters})
-        assert answer.status_code == 200, answer.text
-        return answer.text.strip()
+        response = self.client.post("/auth/token", data={"format": "token", **parameters})
+        assert response.status_code == 200, response.text
+        return response.text.strip()
 
 
 def make_caller(admin: Client) -> Caller:
@@ -253,12 +253,12 @@ def assert_good_key(server: LiveServer, key: dict[str, Any], algorithm: str) -> 
     imported = jose_jwk.import_key({name: key[name] for name in {"kty", *numbers}})
     assert key["kid"] == imported.thumbprint()
 
-    answer = server.client().get(f"/auth/keys/{key['kid']}.pem")
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"] == "application/x-pem-file"
-    assert answer.text.startswith("-----BEGIN PUBLIC KEY-----\n")
-    assert answer.text.endswith("-----END PUBLIC KEY-----\n")
-    assert _der(serialization.load_pem_public_key(answer.content)) == _der(jwt.PyJWK(key).key)
+    response = server.client().get(f"/auth/keys/{key['kid']}.pem")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/x-pem-file"
+    assert response.text.startswith("-----BEGIN PUBLIC KEY-----\n")
+    assert response.text.endswith("-----END PUBLIC KEY-----\n")
+    assert _der(serialization.load_pem_public_key(response.content)) == _der(jwt.PyJWK(key).key)
 
 
 def _der(key: Any) -> bytes:
@@ -268,11 +268,11 @@ def _der(key: Any) -> bytes:
 
 
 def test_the_key_set_has_public_keys_and_nothing_else(server: LiveServer, caller: Caller) -> None:
-    answer = server.client().get(JWKS)
+    response = server.client().get(JWKS)
 
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.json().keys() == {"keys"}
-    keys = answer.json()["keys"]
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.json().keys() == {"keys"}
+    keys = response.json()["keys"]
     # Other tests of this server may have asked for tokens of other algorithms.
     for key in keys:
         assert_good_key(server, key, key["alg"])
@@ -290,8 +290,8 @@ def test_both_addresses_of_the_key_set_give_the_same_bytes(server: LiveServer) -
     assert first.headers["ETag"] == second.headers["ETag"]
 
 
-def max_age(answer: requests.Response) -> int:
-    directives = answer.headers["Cache-Control"].split(", ")
+def max_age(response: requests.Response) -> int:
+    directives = response.headers["Cache-Control"].split(", ")
     (age,) = [item for item in directives if item.startswith("max-age=")]
     return int(age.removeprefix("max-age="))
 
@@ -319,10 +319,10 @@ def test_keys_are_cached_for_minutes_then_asked_for_by_tag(server: LiveServer, p
 
 @pytest.mark.parametrize("kid", ["x" * 43, "x", "..", "%00", "%2e%2e%2fetc%2fpasswd"])
 def test_a_key_that_is_not_published_is_not_found(server: LiveServer, kid: str) -> None:
-    answer = server.client().get(f"/auth/keys/{kid}.pem")
+    response = server.client().get(f"/auth/keys/{kid}.pem")
 
-    assert answer.status_code == 404
-    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert response.status_code == 404
+    assert response.headers["Content-Type"] == "application/problem+json"
 
 
 # --- Algorithms -----------------------------------------------------------------------------------

@@ -174,10 +174,10 @@ def forgeries(ci: Platform, good: str) -> dict[str, str]:
 
 def test_no_forgery_passes(target: Target) -> None:
     passed = {
-        name: answer.status_code
+        name: response.status_code
         for name, token in forgeries(target.ci, target.token()).items()
-        if (answer := target.shop.show(token)).status_code != 400
-        or answer.json()["error"] != "invalid_grant"
+        if (response := target.shop.show(token)).status_code != 400
+        or response.json()["error"] != "invalid_grant"
     }
     assert passed == {}
     assert target.shop.show(target.token()).status_code == 200
@@ -237,7 +237,7 @@ def redirect(handler: BaseHTTPRequestHandler) -> None:
     send(handler, b"", status=302, headers={"Location": "http://127.0.0.1:1/keys"})
 
 
-def answer(body: bytes, status: int = 200) -> Callable[[BaseHTTPRequestHandler], None]:
+def responds(body: bytes, status: int = 200) -> Callable[[BaseHTTPRequestHandler], None]:
     return lambda handler: send(handler, body, status=status)
 
 
@@ -270,18 +270,18 @@ OCT = {"kty": "oct", "kid": "key-1", "k": base64url(b"secret"), "alg": "HS256"}
     ("path", "told", "does"),
     [
         (KEYS, "status 302", redirect),
-        (KEYS, "status 500", answer(b"oops", 500)),
-        (KEYS, "not JSON", answer(b"<html>keys</html>")),
-        (KEYS, "not JSON", answer(b"[" * 200_000)),
-        (KEYS, "not a JWK set", answer(b"[]")),
-        (KEYS, "no key", answer(b'{"keys": []}')),
-        (KEYS, "no key", answer(json.dumps({"keys": [OCT]}).encode())),
+        (KEYS, "status 500", responds(b"oops", 500)),
+        (KEYS, "not JSON", responds(b"<html>keys</html>")),
+        (KEYS, "not JSON", responds(b"[" * 200_000)),
+        (KEYS, "not a JWK set", responds(b"[]")),
+        (KEYS, "no key", responds(b'{"keys": []}')),
+        (KEYS, "no key", responds(json.dumps({"keys": [OCT]}).encode())),
         (KEYS, "more than", endless),
         (KEYS, "longer than", dripping),
-        (KEYS, "keys", answer(json.dumps({"keys": [{}] * 1_000}).encode())),
-        (METADATA, "another issuer", answer(b'{"issuer": "https://evil.example"}')),
+        (KEYS, "keys", responds(json.dumps({"keys": [{}] * 1_000}).encode())),
+        (METADATA, "another issuer", responds(b'{"issuer": "https://evil.example"}')),
         (METADATA, "status 302", redirect),
-        (METADATA, "status 404", answer(b"", 404)),
+        (METADATA, "status 404", responds(b"", 404)),
     ],
     ids=[
         *("redirect", "error", "html", "deep", "list", "empty", "symmetric", "endless"),
@@ -315,7 +315,7 @@ def test_metadata_cannot_lead_to_another_kind_of_address(server: LiveServer, adm
     for url in ("http://example.com/keys", "file:///etc/passwd", "https://u:p@example.com/k"):
         with platform() as ci:
             body = json.dumps({"issuer": ci.issuer, "jwks_uri": url}).encode()
-            ci.answers[METADATA] = answer(body)
+            ci.answers[METADATA] = responds(body)
             target = fresh(server, admin, ci)
             assert target.shop.show(target.token()).status_code == 503
             assert "the URL" in target.shop.report(target.token())["error_description"]
@@ -431,9 +431,9 @@ def test_a_slow_issuer_costs_others_nothing(server: LiveServer, admin: Client) -
         ci.answers[METADATA] = hang
         target = fresh(server, admin, ci)
         token = target.token()
-        answers: list[requests.Response] = []
+        responses: list[requests.Response] = []
         threads = [
-            threading.Thread(target=lambda: answers.append(target.shop.show(token)))
+            threading.Thread(target=lambda: responses.append(target.shop.show(token)))
             for _ in range(40)
         ]
         for each in threads:
@@ -445,8 +445,8 @@ def test_a_slow_issuer_costs_others_nothing(server: LiveServer, admin: Client) -
         held.set()
         for each in threads:
             each.join()
-        assert {each.status_code for each in answers} == {503}
-        told = [each.json()["error_description"] for each in answers]
+        assert {each.status_code for each in responses} == {503}
+        told = [each.json()["error_description"] for each in responses]
         assert told.count("Other requests are waiting for the keys of an issuer.") >= 20
         assert ci.asked.count(METADATA) == 1
 

@@ -20,16 +20,16 @@ def forward(shop: Shop, token: str, scope: str = "") -> requests.Response:
     return Client(shop.server.url, token=token).get(path)
 
 
-def passed(answer: requests.Response) -> dict[str, Any]:
-    assert answer.status_code == 200, answer.text
-    text = answer.headers["Authorization"].removeprefix("Bearer ")
+def passed(response: requests.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    text = response.headers["Authorization"].removeprefix("Bearer ")
     claims: dict[str, Any] = jwt.decode(text, options={"verify_signature": False})
     return claims
 
 
-def refused(answer: requests.Response, status: int) -> None:
-    assert answer.status_code == status, answer.text
-    assert not {"X-Keyosk-Account", "X-Keyosk-Scope"} & answer.headers.keys()
+def refused(response: requests.Response, status: int) -> None:
+    assert response.status_code == status, response.text
+    assert not {"X-Keyosk-Account", "X-Keyosk-Scope"} & response.headers.keys()
 
 
 def logins(shop: Shop) -> list[dict[str, Any]]:
@@ -39,14 +39,14 @@ def logins(shop: Shop) -> list[dict[str, Any]]:
 
 def test_a_foreign_token_passes_as_the_account(shop: Shop) -> None:
     token = shop.ci.token()
-    answer = forward(shop, token, shop.read)
-    claims = passed(answer)
+    response = forward(shop, token, shop.read)
+    claims = passed(response)
     assert (claims["aud"], claims["preferred_username"]) == (shop.service, shop.account)
     assert set(claims["scope"].split()) == {shop.read, shop.write}
     assert claims["exp"] - claims["iat"] == 60
     assert claims["amr"] == ["wif"]
-    assert answer.headers["X-Keyosk-Account"] == shop.account
-    assert token not in answer.headers["Authorization"]
+    assert response.headers["X-Keyosk-Account"] == shop.account
+    assert token not in response.headers["Authorization"]
 
 
 def test_it_is_recorded_once_for_all_of_its_requests(shop: Shop) -> None:
@@ -102,9 +102,9 @@ def test_what_is_no_login_does_not_pass(shop: Shop) -> None:
             "nothing": "a.b.c",
         }
         for name, token in wrong.items():
-            answer = forward(shop, token)
-            assert answer.status_code == 401, name
-            assert "Bearer" in answer.headers["WWW-Authenticate"], name
+            response = forward(shop, token)
+            assert response.status_code == 401, name
+            assert "Bearer" in response.headers["WWW-Authenticate"], name
 
 
 @pytest.mark.attack

@@ -170,7 +170,7 @@ def test_keys_from_a_replaced_address_do_not_count(keyosk: Installation, ci: Pla
         assert log_in(keyosk, ci.token()) == "todo:read"
         held.set()
         waiting.join(_SECONDS)
-        # The thread that fetched ends after the answer; whatever it writes, it writes by then.
+        # The thread that fetched ends after the response; whatever it writes, it writes by then.
         until(lambda: not any(each.name.endswith("(_fetch)") for each in threading.enumerate()))
         assert log_in(keyosk, ci.token()) == "todo:read"
         assert "not valid" in told(keyosk, token)

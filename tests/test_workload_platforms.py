@@ -50,8 +50,8 @@ def test_a_token_as_documented_logs_in(
     server: LiveServer, admin: Client, ci: Platform, preset: str
 ) -> None:
     shop, documented = trusting(preset, server, admin, ci)
-    answer = shop.show(signed(ci, documented, dict(documented.claims)))
-    assert claims_of(answer)["preferred_username"] == shop.account
+    response = shop.show(signed(ci, documented, dict(documented.claims)))
+    assert claims_of(response)["preferred_username"] == shop.account
     report = shop.report(signed(ci, documented, dict(documented.claims)))
     assert (report["rule"], report["error_description"]) == ("main", None)
 
@@ -74,8 +74,8 @@ def test_a_rule_by_names_only_cannot_be_made(
     for name, value in documented.names.items():
         if name not in PRESETS[preset].fields["required_claims"]:
             body = {"name": unique("rule"), "claims": {name: value}, "account": shop.account}
-            answer = admin.post(f"/issuers/{shop.issuer}/rules", json=body)
-            assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "claims")
+            response = admin.post(f"/issuers/{shop.issuer}/rules", json=body)
+            assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "claims")
 
 
 def test_what_is_renamed_logs_in_as_before(server: LiveServer, admin: Client, ci: Platform) -> None:

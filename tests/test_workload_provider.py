@@ -75,8 +75,8 @@ class Provider:
             "code_verifier": _VERIFIER,
             "redirect_uri": _REDIRECT,
         }
-        answer = requests.post(f"{self.issuer}/token", data=form, timeout=60)
-        token: str = done(answer)["id_token"]
+        response = requests.post(f"{self.issuer}/token", data=form, timeout=60)
+        token: str = done(response)["id_token"]
         return token
 
 
@@ -115,10 +115,10 @@ def test_its_tokens_log_in_and_go_on_with_another_key(server: LiveServer, admin:
         again = op.id_token(subject)
         # Keys are fetched for an unknown key id twice a minute at the most.
         deadline = time.monotonic() + 60
-        while (answer := shop.show(again)).status_code != 200:
-            assert time.monotonic() < deadline, answer.text
+        while (response := shop.show(again)).status_code != 200:
+            assert time.monotonic() < deadline, response.text
             time.sleep(0.5)
-        assert claims_of(answer)["preferred_username"] == shop.account
+        assert claims_of(response)["preferred_username"] == shop.account
         # What the key before signed is signed by nobody now.
         assert shop.refusal(token)
     with provider(free_port(), "second") as elsewhere:

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.every_database
 
 
 def test_a_foreign_token_gets_a_token(shop: Shop) -> None:
-    answer = shop.show(shop.ci.token())
-    body, claims = done(answer), claims_of(answer)
+    response = shop.show(shop.ci.token())
+    body, claims = done(response), claims_of(response)
     assert body["token_type"] == "Bearer"
     assert "refresh_token" not in body
     assert claims["preferred_username"] == shop.account
@@ -65,8 +65,8 @@ def test_each_way_to_send_it_works(shop: Shop, parameters: dict[str, Any]) -> No
     anybody = shop.server.client()
     claims = claims_of(anybody.post("/auth/token", data={**data, "scope": shop.read}))
     assert claims["scope"] == shop.read
-    answer = shop.server.client("admin", "x").post("/auth/token", data=data)
-    assert answer.status_code in (400, 401), "a login besides"
+    response = shop.server.client("admin", "x").post("/auth/token", data=data)
+    assert response.status_code in (400, 401), "a login besides"
     both = {**data, "client_id": shop.account, "client_secret": "x"}
     assert anybody.post("/auth/token", data=both).status_code in (400, 401)
     assert claims_of(anybody.post("/auth/token", data={**data, "client_id": shop.account}))
@@ -114,11 +114,11 @@ def test_a_service_exchanges_its_callers_tokens_without_a_secret(shop: Shop) -> 
 
 
 def test_it_is_never_in_a_url(shop: Shop) -> None:
-    answer = shop.server.client().get(
+    response = shop.server.client().get(
         "/auth/token", params={"grant_type": JWT_BEARER, "assertion": shop.ci.token()}
     )
-    assert answer.json()["error"] == "invalid_request"
-    assert "URL" in answer.json()["error_description"]
+    assert response.json()["error"] == "invalid_request"
+    assert "URL" in response.json()["error_description"]
 
 
 def test_the_metadata_names_the_grant_type(shop: Shop) -> None:
@@ -144,8 +144,8 @@ def test_the_token_does_not_outlive_the_foreign_one(shop: Shop) -> None:
 def test_a_service_that_does_not_accept_workloads_gets_none(shop: Shop) -> None:
     for accepts in ("both", "password", ["api_key"]):
         done(shop.admin.patch(f"/services/{shop.service}", json={"accepts": accepts}))
-        answer = shop.show(shop.ci.token(), audience=shop.service)
-        assert answer.json()["error"] == "invalid_target", accepts
+        response = shop.show(shop.ci.token(), audience=shop.service)
+        assert response.json()["error"] == "invalid_target", accepts
     patched = done(
         shop.admin.patch(f"/services/{shop.service}", json={"accepts": ["api_key", "workload"]})
     )
@@ -378,10 +378,10 @@ def test_who_signed_it_and_for_whom_counts(shop: Shop) -> None:
 
 def test_our_own_tokens_are_no_workloads(shop: Shop) -> None:
     shop.refusal(done(shop.show(shop.ci.token()))["access_token"])
-    answer = shop.admin.post(
+    response = shop.admin.post(
         "/issuers", json={"name": unique("own"), "issuer": shop.server.url, "audience": "x"}
     )
-    problem(answer, 422, "issuer")
+    problem(response, 422, "issuer")
 
 
 def test_an_access_token_of_the_platform_is_no_identity(shop: Shop) -> None:
@@ -413,11 +413,11 @@ def test_what_takes_a_login_away_revokes_its_tokens(shop: Shop) -> None:
     for name, take_away in ways.items():
         token = done(shop.show(shop.ci.token()))["access_token"]
         assert is_active(token), name
-        answer = take_away()
-        assert answer.status_code in (200, 204), answer.text
+        response = take_away()
+        assert response.status_code in (200, 204), response.text
         assert not is_active(token), name
         if name != "delete":
-            assert "effective_at_latest" in answer.json(), name
+            assert "effective_at_latest" in response.json(), name
             done(shop.change_rule("main", enabled=True, scopes=None))
             done(shop.change(enabled=True))
     entries = done(shop.server.client().get("/auth/revocations"))["entries"]
@@ -473,8 +473,8 @@ def test_an_admin_may_let_workloads_administer(own_server: LiveServer, ci: Platf
 
         assert done(shop.admin.get("/services/keyosk"))["accepts"] == "both"
         for wrong in (["workload"], ["password", "workload"], "password"):
-            answer = shop.admin.patch("/services/keyosk", json={"accepts": wrong})
-            assert_refused(answer, "forbidden")
+            response = shop.admin.patch("/services/keyosk", json={"accepts": wrong})
+            assert_refused(response, "forbidden")
         weak = make_person(shop.admin, "keyosk:services:write", "keyosk:services:read")
         assert_refused(
             weak.bearer().patch("/services/keyosk", json={"accepts": "any"}), "refused_by_rule"
@@ -552,9 +552,9 @@ def test_a_private_key_is_not_stored(admin: Client) -> None:
     with platform(algorithm="ES256") as ci:
         private = {**ci.jwk(), "d": "c2VjcmV0LW51bWJlcg"}
         body = {"name": unique("ci"), "issuer": "urn:ci", "keys": {"keys": [private]}}
-        answer = admin.post("/issuers", json=body)
-        problem(answer, 422, "keys")
-        assert private["d"] not in answer.text
+        response = admin.post("/issuers", json=body)
+        problem(response, 422, "keys")
+        assert private["d"] not in response.text
 
 
 def test_iss_and_audience_are_unique_together(shop: Shop) -> None:

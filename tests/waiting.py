@@ -22,7 +22,7 @@ def until(
     pause: float = 0.05,
     log: Path | None = None,
 ) -> _Found:
-    """Wait until a call gives something true, and answer with that.
+    """Wait until a call gives something true, and return it.
 
     It does not hold yet where nobody listens. ``log``: what is shown where it never does.
     """
