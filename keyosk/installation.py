@@ -29,6 +29,7 @@ from keyosk.keys.hsm import Hsm
 from keyosk.keys.material import Safe
 from keyosk.keys.private_keys import PrivateKeys
 from keyosk.keys.rotation import KeyPolicy, Rotation
+from keyosk.keys.service_algorithms import ServiceAlgorithms
 from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
 from keyosk.login_failures import LoginFailureViews
@@ -135,6 +136,10 @@ class Installation:
                 every=self._config.key_rotation_days * 86_400,
             ),
         )
+
+    @cached_property
+    def service_algorithms(self) -> ServiceAlgorithms:
+        return ServiceAlgorithms(self._stores.services)
 
     @cached_property
     def documents(self) -> Documents:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -39,10 +38,9 @@ def store() -> Store:
 
 
 @pytest.fixture
-def asking(store: Store) -> Confirmation:
+def asking(store: Store) -> Confirmation[int]:
     """One of a server, whose requests wait for a thread."""
-    made: Any = store
-    asking = Confirmation(made)
+    asking = Confirmation(store.compromised)
     asking.start()
     return asking
 
@@ -64,26 +62,26 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_request_gets_what_the_database_said_after_it_began(
-    store: Store, asking: Confirmation
+    store: Store, asking: Confirmation[int]
 ) -> None:
     before = time.monotonic()
-    assert asking.number(None) == 0
+    assert asking.answer(None) == 0
     store.compromised_keys = 1
-    assert asking.number(before) == 0  # asked after it began
-    assert asking.number(time.monotonic()) == 1
+    assert asking.answer(before) == 0  # asked after it began
+    assert asking.answer(time.monotonic()) == 1
     assert store.questions == 2
 
 
 def test_requests_that_wait_share_a_question_that_begins_after_all_of_them(
-    store: Store, asking: Confirmation, monkeypatch: pytest.MonkeyPatch
+    store: Store, asking: Confirmation[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confirmation, "_LONGEST", 30)
     with ThreadPoolExecutor(9) as threads:
         with hanging(store):
-            first = threads.submit(asking.number, None)
+            first = threads.submit(asking.answer, None)
             wait_until(lambda: store.questions == 1)
             store.compromised_keys = 1
-            others = [threads.submit(asking.number, None) for _ in range(8)]
+            others = [threads.submit(asking.answer, None) for _ in range(8)]
             wait_until(lambda: len(asking._changed._waiters) == 9)  # type: ignore[attr-defined]
         assert first.result() in (0, 1)  # it may wake up late, to a newer answer
         assert [each.result() for each in others] == [1] * 8
@@ -91,37 +89,36 @@ def test_requests_that_wait_share_a_question_that_begins_after_all_of_them(
 
 
 def test_a_database_that_hangs_holds_up_nobody_after_the_first(
-    store: Store, asking: Confirmation, monkeypatch: pytest.MonkeyPatch
+    store: Store, asking: Confirmation[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confirmation, "_LONGEST", 0.01)
     with ThreadPoolExecutor(1) as threads, hanging(store):
-        assert asking.number(None) is None
+        assert asking.answer(None) is None
         monkeypatch.setattr(confirmation, "_LONGEST", 30)
         assert asking._began is not None
         asking._began -= 60
         for _ in range(5):
-            assert threads.submit(asking.number, None).result(10) is None
+            assert threads.submit(asking.answer, None).result(10) is None
         assert store.questions == 1
-    wait_until(lambda: asking.number(None) == 0)
+    wait_until(lambda: asking.answer(None) == 0)
 
 
 def test_what_cannot_be_asked_is_not_confirmed_and_is_asked_again(
-    store: Store, asking: Confirmation, monkeypatch: pytest.MonkeyPatch
+    store: Store, asking: Confirmation[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.error = Unavailable("The database is not available.")
-    assert asking.number(None) is None
+    assert asking.answer(None) is None
     monkeypatch.setattr(confirmation, "_LONGEST", 0.01)
     store.error = ZeroDivisionError()
-    assert asking.number(None) is None
+    assert asking.answer(None) is None
     monkeypatch.undo()
     store.error = None
-    assert asking.number(None) == 0
+    assert asking.answer(None) == 0
 
 
 def test_without_a_server_whoever_asks_waits_for_the_database(store: Store) -> None:
-    made: Any = store
-    asking = Confirmation(made)
-    assert asking.number(None) == 0
+    asking = Confirmation(store.compromised)
+    assert asking.answer(None) == 0
     store.error = Unavailable("The database is not available.")
-    assert asking.number(None) is None
+    assert asking.answer(None) is None
     assert not asking._has_thread

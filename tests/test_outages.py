@@ -38,6 +38,7 @@ BACK_LINE = "The database is available again."
 NEEDS_NOTHING = (
     "/auth/jwks",
     "/auth/jwks?service=keyosk",
+    "/services/keyosk/jwks",
     "/.well-known/jwks.json",
     "/.well-known/oauth-authorization-server",
     "/.well-known/openid-configuration",

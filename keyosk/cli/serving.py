@@ -229,6 +229,7 @@ def _begin(configuration: Config, made: _Made, page: MetricsPage, starting: Star
         with suppress(Unavailable):  # a request that needs the database reports it
             clock.synchronise(installation.database)
         installation.rotation.advance_quietly()
+        installation.service_algorithms.remember()
 
     def is_replaced() -> bool:
         try:
@@ -241,6 +242,7 @@ def _begin(configuration: Config, made: _Made, page: MetricsPage, starting: Star
             return False
         return False
 
+    installation.service_algorithms.start()
     installation.signing_keys.refresh_in_background(then=maintain, until=is_replaced)
     installation.activity.write_in_background(
         _node_name(configuration), __version__, then=installation.scope_uses.write

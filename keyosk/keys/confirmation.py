@@ -1,4 +1,4 @@
-"""Whether the database confirms that no key of a set was compromised, within a bounded time.
+"""What the database says now of what a key set depends on, within a bounded time.
 
 A database that hangs is only given up after seconds, and a key set must not wait for that: it is
 public, in memory, and what all services verify tokens with. So in a server a thread of its own asks
@@ -9,11 +9,13 @@ import logging
 import math
 import threading
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 from keyosk import delays
 from keyosk.errors import Unavailable
-from keyosk.storage.signing_keys import SigningKeyStore
+
+_Answer = TypeVar("_Answer")
 
 #: Seconds that a request waits for an answer.
 _LONGEST: Final = 0.25
@@ -21,18 +23,19 @@ _LONGEST: Final = 0.25
 _log = logging.getLogger(__name__)
 
 
-class Confirmation:
-    """The number of compromised keys that the database has, as it was last asked.
+class Confirmation(Generic[_Answer]):
+    """The answer of the database to one question, as it was last asked.
 
     SECURITY: a request that begins after a key was declared stolen gets a set without it. So the
     time at which the database was asked counts, not that of its answer.
     """
 
-    def __init__(self, store: SigningKeyStore) -> None:
-        self._store = store
+    def __init__(self, ask: Callable[[], _Answer]) -> None:
+        """``ask`` asks the database. It may raise ``Unavailable``."""
+        self._ask = ask
         self._changed = threading.Condition()
         #: When the database was last asked, and its answer; ``None`` if it had none.
-        self._last: tuple[float, int | None] = (-math.inf, None)
+        self._last: tuple[float, _Answer | None] = (-math.inf, None)
         self._is_wanted = False
         #: When the question began that has no answer yet.
         self._began: float | None = None
@@ -43,34 +46,34 @@ class Confirmation:
         self._has_thread = True
         threading.Thread(target=self._run, name="confirmation", daemon=True).start()
 
-    def number(self, since: float | None) -> int | None:
-        """Return the number, asked after ``since``; ``None`` if the database does not answer.
+    def answer(self, since: float | None) -> _Answer | None:
+        """Return the answer, asked after ``since``; ``None`` if the database gives none in time.
 
         ``since``: by ``time.monotonic``; ``None`` for now. An answer to another request will do.
         """
-        asked, number = self._last
+        asked, answer = self._last
         if since is not None and since <= asked:
-            return number
+            return answer
         # In the event loop, reads fail instead of waiting (``Database.read_without_waiting``).
         if self._has_thread and delays.leave_loop.get() is None:
             return self._wait(time.monotonic() if since is None else since)
         began = time.monotonic()
         try:
-            number = self._store.compromised()
+            answer = self._ask()
         except Unavailable:
-            number = None
-        self._last = (began, number)
-        return number
+            answer = None
+        self._last = (began, answer)
+        return answer
 
-    def _wait(self, since: float) -> int | None:
+    def _wait(self, since: float) -> _Answer | None:
         with self._changed:
             if self._began is not None and time.monotonic() - self._began > _LONGEST:
                 return None
             self._is_wanted = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._last[0] >= since, _LONGEST)
-            asked, number = self._last
-            return number if asked >= since else None
+            asked, answer = self._last
+            return answer if asked >= since else None
 
     def _run(self) -> None:
         while True:
@@ -78,14 +81,14 @@ class Confirmation:
                 self._changed.wait_for(lambda: self._is_wanted)
                 self._is_wanted = False
                 began = self._began = time.monotonic()
-            number = None
+            answer = None
             try:
-                number = self._store.compromised()
+                answer = self._ask()
             except Unavailable:
                 pass  # the log has a line when that begins
             except Exception as error:  # noqa: BLE001 - whatever it is, the next question may pass
                 _log.error("the key set was not confirmed: %s", type(error).__name__)
             with self._changed:
-                self._last = (began, number)
+                self._last = (began, answer)
                 self._began = None
                 self._changed.notify_all()

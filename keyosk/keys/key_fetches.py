@@ -32,6 +32,7 @@ class KeyFetches:
         """Note that a service, by name or id, fetched these keys; this never waits."""
         if not (NAME.fullmatch(service) or is_id(service)):
             return
+        service = service.lower()
         now = self._clock()
         known, noted_at = self._written.get(service, ((), 0.0))
         again = not clocks.is_recent(noted_at, now, _RESOLUTION)

@@ -57,7 +57,7 @@ class SigningKeys:
         self._current: KeySet | None = None
         self._refreshed = 0.0
         self._in_background = False
-        self._confirmation = Confirmation(store)
+        self._confirmation = Confirmation(store.compromised)
         self._reading = threading.RLock()
         self._replacing = threading.Lock()
 
@@ -85,7 +85,7 @@ class SigningKeys:
         date here (``FRESH``). ``since``: the time of the request by ``time.monotonic``. A
         confirmation counts if the database was asked after it, even for another request.
         """
-        compromised = self._confirmation.number(since)
+        compromised = self._confirmation.answer(since)
         if compromised is None:
             return self.current, False
         try:

@@ -82,6 +82,12 @@ class ServiceStore:
         self._acted_for = database.compile(
             service.select(*POLICY_COLUMNS).where(service.account == parameter("account_id"))
         )
+        reference = parameter("reference")
+        self._algorithm_of = database.compile(
+            service.select(service.signing_algorithm).where(
+                (service.name == reference) | (service.id == reference)
+            )
+        )
 
     def add(self, service: Service) -> None:
         """Insert a service with its scopes. Raises ``Conflict``, ``Invalid`` as ``change``."""
@@ -149,6 +155,21 @@ class ServiceStore:
     def policies_acted_for(self, account_id: str) -> list[TokenPolicy]:
         """Return the policies of the services that the account acts for."""
         return [policy(row) for row in self._acted_for(account_id=account_id)]
+
+    def algorithm_of(self, reference: str) -> str | None:
+        """Return the signing algorithm of the service with this name or id. Raises ``NotFound``."""
+        rows = self._algorithm_of(reference=reference)
+        if not rows:
+            raise NotFound("There is no such service.")
+        algorithm: str | None = rows[0][0]
+        return algorithm
+
+    def algorithms(self, limit: int) -> dict[str, str | None]:
+        """Return the signing algorithms of the first services, by their names and by their ids."""
+        service = tables.Service
+        query = service.select(service.id, service.name, service.signing_algorithm)
+        rows = self._database.rows(query.order_by(service.id).limit(limit))
+        return {row[key]: row["signing_algorithm"] for row in rows for key in ("id", "name")}
 
     def change(
         self,

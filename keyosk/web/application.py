@@ -1,6 +1,7 @@
 """The Flask application: the pipeline that every request passes."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -48,8 +49,12 @@ _log = logging.getLogger(__name__)
 MAX_BODY: Final = 64 * 1024
 _STREAMING: Final = frozenset(route.path for route in ROUTES if route.streams)
 _OAUTH: Final = frozenset(route.path for route in ROUTES if route.oauth)
-_INSTANT: Final = {metrics.PATH, *(route.path for route in ROUTES if route.instant or route.memory)}
-_INSTANT_BELOW: Final = tuple(path.partition("<")[0] for path in sorted(_INSTANT) if "<" in path)
+_INSTANT: Final = re.compile(
+    "|".join(
+        re.sub(r"<\w+>", "[^/]+", re.escape(path))
+        for path in (metrics.PATH, *(r.path for r in ROUTES if r.instant or r.memory))
+    )
+)
 _SHORT_LENGTH: Final = 5  # digits: a longer body takes long to read
 _MEMORY: Final = frozenset(route.path for route in ROUTES if route.memory)
 _READS_LITTLE: Final = frozenset(route.path for route in ROUTES if route.reads_little)
@@ -311,8 +316,7 @@ def _options() -> Response:
 
 def is_instant(environ: Mapping[str, Any]) -> bool:
     """Return whether a request cannot hang, so that it may use the reserved thread."""
-    path = environ["PATH_INFO"]
-    return path in _INSTANT or path.startswith(_INSTANT_BELOW)
+    return _INSTANT.fullmatch(environ["PATH_INFO"]) is not None
 
 
 def runs_in_loop(
@@ -323,8 +327,9 @@ def runs_in_loop(
     These are requests that are answered from memory, and those without a password that read a few
     rows, if ``reads()`` says that this holds up nothing else: moving them to a thread and back
     costs more than the rest. If one has to wait after all, it leaves the loop (``delays``).
-    ``reads_files``: the rows are in a SQLite file. Elsewhere those without a login, such as for the
-    key set, share a question to the database, and threads wait for each other's.
+    ``reads_files``: the rows are in a SQLite file. Elsewhere those without a login wait for each
+    other's question to the database, in threads; so do those for the key set, whatever they carry,
+    because the loop would wait for a database that hangs.
     """
     path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
     shown = environ.get("HTTP_AUTHORIZATION")
@@ -335,7 +340,7 @@ def runs_in_loop(
         return False
     if len(environ.get("CONTENT_LENGTH", "")) >= _SHORT_LENGTH or path in _STREAMING:
         return False
-    if shown is None:
+    if shown is None or is_instant(environ):
         return reads_files and method in ("GET", "HEAD")
     if method not in ("GET", "HEAD", "POST") or not authorization.needs_no_hash(shown):
         return False

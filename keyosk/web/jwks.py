@@ -60,7 +60,7 @@ class JwksResource(Endpoint):
         Args:
             keys: All keys.
             document: Those that are shown.
-            confirmed: Whether the database confirmed it just now.
+            confirmed: Whether the database confirmed both just now.
         """
         left = keys.changes_at - int(self.installation.clock())
         # A rotation may be requested at any time, so no verifier may keep the set for longer than
@@ -117,11 +117,11 @@ class ServiceJwksResource(JwksResource):
     @operation(response=JwkSetSchema, has_etag=True, raises=(Unavailable,))
     def get(self, service: str) -> Response:  # type: ignore[override]  # one more in the address
         """Return the common key set, or the service's own if its algorithm is not in it."""
-        found = self.installation.services.get(service)
+        algorithm, is_known = self.installation.service_algorithms.of(service)
         keys, confirmed = self.installation.signing_keys.confirmed(request.environ.get(_ARRIVED))
-        document = keys.document_of(found.policy.signing_algorithm)
-        self.installation.rotation.record_fetch(found.policy.name, document.kids)
-        return self.set_response(keys, document, confirmed=confirmed)
+        document = keys.document_of(algorithm)
+        self.installation.rotation.record_fetch(service, document.kids)
+        return self.set_response(keys, document, confirmed=confirmed and is_known)
 
 
 class PemResource(Endpoint):

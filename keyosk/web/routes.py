@@ -196,7 +196,7 @@ ROUTES: Final = (
     Route("/services", ServicesResource, {m: _SERVICE[m] for m in ("GET", "POST")}),
     Route("/services/<service>", ServiceResource,
           {m: _SERVICE[m] for m in ("GET", "PATCH", "DELETE")}),
-    Route("/services/<service>/jwks", ServiceJwksResource, _PUBLIC),
+    Route("/services/<service>/jwks", ServiceJwksResource, _PUBLIC, instant=True),
     Route("/services/<service>/scopes", ScopesResource, {m: _SERVICE[m] for m in ("GET", "PUT")}),
     Route("/services/<service>/verification", VerificationResource,
           {m: _SERVICE[m] for m in ("GET", "PUT")}),
