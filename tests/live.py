@@ -191,8 +191,8 @@ class LiveServer:
         """A keyosk command on the same installation, in the test's own process."""
         named = ("KEYOSK_", "PG")
         settings = {k: v for k, v in self.environment.items() if k.startswith(named)}
-        ended = terminal.keyosk(settings, self.folder, *arguments, text=text)
-        return subprocess.CompletedProcess(arguments, ended.code, ended.out, ended.err)
+        result = terminal.keyosk(settings, self.folder, *arguments, text=text)
+        return subprocess.CompletedProcess(arguments, result.code, result.out, result.err)
 
     def client(self, username: str | None = None, secret: str = "") -> "Client":
         """A client that logs in by Basic, or not at all."""

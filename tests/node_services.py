@@ -116,9 +116,9 @@ def verdicts(server: LiveServer, folder: Path, snippet: Snippet, *more: str) -> 
     """What ``keyosk verify-service`` says of a service, by token."""
     bind = f"127.0.0.1:{free_port()}"
     with running(folder, snippet, f"http://{bind}") as address:
-        ran = server.run(
+        result = server.run(
             *("verify-service", address, "--service", "todo", "--scope", "todo:read"),
             *("--jwks-bind", bind, "--json", *more),
         )
-    assert ran.returncode in (0, 1), ran.stderr
-    return {each["token"]: each["verdict"] for each in json.loads(ran.stdout)["items"]}
+    assert result.returncode in (0, 1), result.stderr
+    return {each["token"]: each["verdict"] for each in json.loads(result.stdout)["items"]}

@@ -75,9 +75,9 @@ class Terminal:
         text = mark.join([*scripts, ""]).replace("http://127.0.0.1:8080", self.server.url)
         # What a page adds to PATH stands behind the programs of this test.
         text = text.replace('PATH="$PWD/.venv/bin:$PATH"', 'PATH="$PATH:$PWD/.venv/bin"')
-        ran = execute(["bash", "-euo", "pipefail", "-c", text], cwd=self.folder, env=environment)
-        assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
-        return ran.stdout.split("\036")[:-1]
+        result = execute(["bash", "-euo", "pipefail", "-c", text], cwd=self.folder, env=environment)
+        assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+        return result.stdout.split("\036")[:-1]
 
     def _serve(self) -> None:
         with suppress(OSError):

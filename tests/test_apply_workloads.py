@@ -283,9 +283,9 @@ def test_what_is_exported_changes_nothing_as_a_manifest(prepared_url: str, tmp_p
     operator = LiveServer(prepared_url, tmp_path)
 
     def run(*arguments: str, text: str = "") -> str:
-        ended = operator.run(*arguments, text=text)
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
+        result = operator.run(*arguments, text=text)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     keys = {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "A" * 43, "kid": "1e3"}]}
     given = {"name": "cluster", "issuer": "urn:cluster", "keys": keys, "enabled": False}

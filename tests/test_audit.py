@@ -890,9 +890,9 @@ def test_the_commands_list_verify_and_prune(prepared_url: str, tmp_path: Path) -
 
 
 def test_the_log_of_a_server_at_work_verifies(server: LiveServer) -> None:
-    ran = server.run("audit", "verify")
+    result = server.run("audit", "verify")
 
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_a_caller_by_password_and_one_by_key_are_told_apart(installation: Installation) -> None:

@@ -64,10 +64,12 @@ def careless() -> Iterator[Callable[..., str]]:
 def verify(
     server: LiveServer, url: str, todo: str, bind: str, *more: str
 ) -> tuple[int, dict[str, str]]:
-    ran = server.run("verify-service", url, "--service", todo, "--jwks-bind", bind, "--json", *more)
-    assert ran.returncode in (0, 1), ran.stderr
-    found = json.loads(ran.stdout)["items"]
-    return ran.returncode, {each["token"]: each["verdict"] for each in found}
+    result = server.run(
+        "verify-service", url, "--service", todo, "--jwks-bind", bind, "--json", *more
+    )
+    assert result.returncode in (0, 1), result.stderr
+    found = json.loads(result.stdout)["items"]
+    return result.returncode, {each["token"]: each["verdict"] for each in found}
 
 
 @pytest.mark.slow
@@ -204,10 +206,10 @@ def test_the_last_line_and_the_report_say_what_was_found(
 
     url = f"http://127.0.0.1:{free_port()}/" if what == "is not there" else careless(check)
     line = ["verify-service", url, "--service", todo, "--jwks-bind", bind]
-    ran = server.run(*line, "--junit", str(report), "--wait", "0")
-    last, (said, counts) = ran.stdout.splitlines()[-1], SAID[what]
+    result = server.run(*line, "--junit", str(report), "--wait", "0")
+    last, (said, counts) = result.stdout.splitlines()[-1], SAID[what]
     assert said in last
-    assert ran.returncode == (0 if last.startswith("Passed") else 1)
+    assert result.returncode == (0 if last.startswith("Passed") else 1)
     suite = ET.parse(report).getroot()  # noqa: S314 - it was written here
     assert tuple(int(suite.attrib[each]) for each in ("tests", "failures", "skipped")) == counts
     found = [suite.findall(each) for each in ("testcase", "testcase/failure", "testcase/skipped")]
@@ -285,17 +287,17 @@ def test_a_service_that_takes_keys_from_the_token_is_caught(
 def test_the_good_token_is_signed_as_the_installation_signs(own_server: LiveServer) -> None:
     own_server.environment["KEYOSK_SIGNING_ALGORITHM"] = "EdDSA"
     with own_server:
-        ran = own_server.run("token", "bad", "--service", "keyosk")
-    assert ran.returncode == 0, ran.stderr
-    kit = json.loads(ran.stdout)
+        result = own_server.run("token", "bad", "--service", "keyosk")
+    assert result.returncode == 0, result.stderr
+    kit = json.loads(result.stdout)
     assert [key["alg"] for key in kit["jwks"]["keys"]] == ["EdDSA"]
 
 
 @table("bind", ["0.0.0.0:9080", ":9080", "example.com:9080", "127.0.0.1:http"])
 def test_the_test_keys_are_served_to_this_machine_only(server: LiveServer, bind: str) -> None:
     url = "http://127.0.0.1:1/"
-    ran = server.run("verify-service", url, "--service", "keyosk", "--jwks-bind", bind)
-    assert (ran.returncode, "loopback" in ran.stderr) == (2, True), ran.stderr
+    result = server.run("verify-service", url, "--service", "keyosk", "--jwks-bind", bind)
+    assert (result.returncode, "loopback" in result.stderr) == (2, True), result.stderr
 
 
 def test_a_service_that_answers_no_http_fails(server: LiveServer, todo: str) -> None:
@@ -340,8 +342,8 @@ def test_the_kit_takes_the_place_of_a_keyosk_that_is_stopped(
     running = own_server.run(*line)
     assert (running.returncode, "stop it for this test" in running.stderr) == (1, True)
     own_server.stop()
-    ran = own_server.run(*line)
-    assert json.loads(ran.stdout)["items"][0]["verdict"] == "right", ran.stderr
+    result = own_server.run(*line)
+    assert json.loads(result.stdout)["items"][0]["verdict"] == "right", result.stderr
     own_server.environment["KEYOSK_ISSUER"] = "https://login.example.org"
     elsewhere = own_server.run(*line)
     assert (elsewhere.returncode, "--jwks-bind is required" in elsewhere.stderr) == (2, True)
@@ -369,8 +371,8 @@ def test_no_token_of_the_kit_opens_anything_here(
     server: LiveServer, admin: Client, tmp_path: Path
 ) -> None:
     folder = tmp_path / "kit"
-    ran = server.run("token", "bad", "--service", "keyosk", "--out", str(folder))
-    assert ran.returncode == 0, ran.stderr
+    result = server.run("token", "bad", "--service", "keyosk", "--out", str(folder))
+    assert result.returncode == 0, result.stderr
     tokens = json.loads((folder / "tokens.json").read_text())
     published = {key["kid"] for key in admin.get("/auth/jwks").json()["keys"]}
     kit = {key["kid"] for key in json.loads((folder / "jwks.json").read_text())["keys"]}

@@ -1178,7 +1178,7 @@ def test_every_line_of_the_page_works_when_pasted(own_server: LiveServer) -> Non
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     program = shlex.join(command())
     script = "\n".join((f'keyosk() {{ {program} "$@"; }}', *blocks))
-    ran = execute(
+    result = execute(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=own_server.folder,
         env={
@@ -1188,9 +1188,9 @@ def test_every_line_of_the_page_works_when_pasted(own_server: LiveServer) -> Non
             "ADMIN": f"Authorization: {admin.session.headers['Authorization']!s}",
         },
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert '"created":3' in ran.stdout
-    assert "3 lines: 3 exists\n" in ran.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert '"created":3' in result.stdout
+    assert "3 lines: 3 exists\n" in result.stdout
     dave = own_server.client("dave", "letmein at once, please")
     assert dave.post("/auth/token").status_code == 200
     rows = re.findall(r"^\| `([a-z]+)`", page, re.MULTILINE)

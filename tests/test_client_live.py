@@ -181,14 +181,14 @@ def _rotate(server: LiveServer) -> None:
     made: list[str] = []
 
     def is_made() -> bool:
-        ran = server.run("signing-key", "rotate", "--json")
-        if ran.returncode == 0:
-            made.append(json.loads(ran.stdout)["kid"])
+        result = server.run("signing-key", "rotate", "--json")
+        if result.returncode == 0:
+            made.append(json.loads(result.stdout)["kid"])
         return bool(made)
 
     def is_signing() -> bool:
-        ran = server.run("signing-key", "list", "--json")
-        states = {key["kid"]: key["state"] for key in json.loads(ran.stdout)["items"]}
+        result = server.run("signing-key", "list", "--json")
+        states = {key["kid"]: key["state"] for key in json.loads(result.stdout)["items"]}
         return bool(states[made[0]] == "active")
 
     until(is_made, seconds=120, pause=0.5)

@@ -35,11 +35,11 @@ def installed() -> Iterator[Path]:
 
 
 def _passes(folder: Path, name: str, **given: str) -> None:
-    ran = services.run(folder, "node", f"test/{name}", KEYOSK_TEST=json.dumps(given))
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    (passed,) = re.findall(r"^# pass (\d+)$", ran.stdout, re.MULTILINE)
+    result = services.run(folder, "node", f"test/{name}", KEYOSK_TEST=json.dumps(given))
+    assert result.returncode == 0, result.stdout + result.stderr
+    (passed,) = re.findall(r"^# pass (\d+)$", result.stdout, re.MULTILINE)
     assert int(passed) > 1
-    assert re.search(r"^# (fail|cancelled|skipped|todo) [1-9]", ran.stdout, re.MULTILINE) is None
+    assert re.search(r"^# (fail|cancelled|skipped|todo) [1-9]", result.stdout, re.MULTILINE) is None
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_no_forgery_passes(
 
 
 def test_the_types_are_right_for_users_in_the_strictest_mode(installed: Path) -> None:
-    ran = services.run(installed, "npm", "run", "types")
-    assert ran.returncode == 0, ran.stdout
+    result = services.run(installed, "npm", "run", "types")
+    assert result.returncode == 0, result.stdout
 
 
 def test_it_is_small_and_needs_only_jose() -> None:
@@ -113,8 +113,8 @@ def test_the_readme_as_it_stands(server: LiveServer, admin: Client, tmp_path: Pa
     (install,) = re.findall(r"^```sh\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
     packed = services.pack(tmp_path)
     # In an empty folder: it brings all that the programs without a framework need.
-    ran = services.run(tmp_path, "bash", "-euc", install.replace("./", f"{packed.parent}/"))
-    assert ran.returncode == 0, ran.stderr
+    result = services.run(tmp_path, "bash", "-euc", install.replace("./", f"{packed.parent}/"))
+    assert result.returncode == 0, result.stderr
     services.make_todo(admin)
     reporter = make_person(admin, "todo:read")
     (tmp_path / "reporter.key").write_text(make_key(admin, reporter)[1] + "\n")
@@ -124,9 +124,9 @@ def test_the_readme_as_it_stands(server: LiveServer, admin: Client, tmp_path: Pa
 
     def said(text: str) -> str:
         (tmp_path / "program.mjs").write_text(text.replace(services.KEYOSK, server.url))
-        ran = services.run(tmp_path, "node", "program.mjs")
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        result = services.run(tmp_path, "node", "program.mjs")
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     assert said(alone) == "refused\n"
     with (

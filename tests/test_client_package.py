@@ -26,8 +26,8 @@ def test_it_has_the_servers_version_and_licence() -> None:
 
 def test_it_loads_nothing_of_the_server_and_no_framework() -> None:
     program = "import sys, keyosk_client, keyosk_client.testing; print(*sys.modules)"
-    ran = execute([sys.executable, "-c", program])
-    loaded = {name.partition(".")[0] for name in ran.stdout.split()}
+    result = execute([sys.executable, "-c", program])
+    loaded = {name.partition(".")[0] for name in result.stdout.split()}
     others = {"keyosk", "flask", "fastapi", "starlette", "django", "rest_framework", "aiohttp"}
     assert "keyosk_client" in loaded
     assert not loaded & {*others, "requests", "pytest", "grpc"}
@@ -39,6 +39,6 @@ def test_the_stand_in_is_for_tests_only() -> None:
         "from keyosk_client.testing import FakeKeyosk\nFakeKeyosk('https://a.example', 'todo'%s)"
     )
     for more, code in (("", 1), (", outside_tests=True", 0)):
-        ran = execute([sys.executable, "-c", program % more])
-        assert ran.returncode == code, ran.stderr
-        assert ("is for tests only" in ran.stderr) is bool(code)
+        result = execute([sys.executable, "-c", program % more])
+        assert result.returncode == code, result.stderr
+        assert ("is for tests only" in result.stderr) is bool(code)

@@ -109,8 +109,8 @@ def test_a_program_of_the_readme_works(name: str) -> None:
     before, asking, said = ASKED[name]
     fake = "" if name in ("FakeKeyosk", "secret_file") else _FAKE
     program = "\n".join([before, block, fake, asking, "print(found)"])
-    ran = execute([sys.executable, "-c", program])
-    assert (ran.returncode, ran.stdout.strip()) == (0, said), ran.stderr
+    result = execute([sys.executable, "-c", program])
+    assert (result.returncode, result.stdout.strip()) == (0, said), result.stderr
 
 
 def rows(heading: str) -> list[list[str]]:

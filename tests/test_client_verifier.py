@@ -739,14 +739,14 @@ def run_program(rest: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_process_ends_without_waiting_for_the_thread() -> None:
-    ended = run_program("print('end')")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "end\n", "")
+    result = run_program("print('end')")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "end\n", "")
 
 
 @pytest.mark.slow
 def test_a_fork_keeps_the_keys_and_follows_by_itself() -> None:
     """As gunicorn does with --preload."""
-    ended = run_program(
+    result = run_program(
         """
 fetched = keyosk.key_fetches
 child = os.fork()
@@ -764,7 +764,7 @@ print(os.waitstatus_to_exitcode(status))
 verifier.verify(keyosk.token())
 """
     )
-    assert (ended.returncode, ended.stdout) == (0, "7\n"), ended.stderr
+    assert (result.returncode, result.stdout) == (0, "7\n"), result.stderr
 
 
 # --- What happens rarely --------------------------------------------------------------------------

@@ -449,9 +449,9 @@ _SPIFFE = """
 @pytest.mark.slow
 def test_spiffes_workload_api(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(_SPIFFE), str(tmp_path / "agent.sock")]
-    ran = execute(command)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [
+    result = execute(command)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
         "SPIFFE gives no token now: ArgumentError.",
         "['https://login.example']",
     ]

@@ -383,8 +383,8 @@ def test_a_kid_that_begins_with_a_dash_is_no_option(run: Run) -> None:
             for arguments in ([*words, kid], [*words, "--", kid]):
                 assert "no such" in run("signing-key", *arguments).refused()
     for word in ("retire", "compromise", "export"):
-        ended = run("signing-key", word, "-nHh")
-        assert (ended.code, "No such option" in ended.err) == (2, True), ended
+        result = run("signing-key", word, "-nHh")
+        assert (result.code, "No such option" in result.err) == (2, True), result
 
 
 # --- config ---------------------------------------------------------------------------------------
@@ -566,9 +566,9 @@ def test_an_upgrade_says_what_it_did(
     environment = settings_for(database_url)
 
     def said() -> str:
-        ended = keyosk(environment, tmp_path, "database", "upgrade")
-        assert ended.code == 0
-        return str(ended.err)
+        result = keyosk(environment, tmp_path, "database", "upgrade")
+        assert result.code == 0
+        return str(result.err)
 
     assert "made the database" in said()
     assert said() == ""

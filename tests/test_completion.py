@@ -56,9 +56,11 @@ class Shell:
     def _offered(self, line: str) -> str:
         """What fish would make of it: its own command says what the key would offer."""
         script = f"keyosk completion fish | source; complete --do-complete 'keyosk {line}'"
-        ran = execute(["fish", "--no-config", "-c", script], env=self.environment, cwd=self.folder)
-        assert ran.returncode == 0, ran.stderr
-        found = [each.split("\t")[0] for each in ran.stdout.splitlines()]
+        result = execute(
+            ["fish", "--no-config", "-c", script], env=self.environment, cwd=self.folder
+        )
+        assert result.returncode == 0, result.stderr
+        found = [each.split("\t")[0] for each in result.stdout.splitlines()]
         *before, last = line.split(" ")
         return " ".join([*before, found[0] if len(found) == 1 else last])
 
@@ -126,9 +128,9 @@ def test_a_shell_completes_names_from_a_server(
 def complete(environment: dict[str, str], folder: Path, line: str) -> list[str]:
     """What bash is offered for a line, in this very process."""
     asking = {"_KEYOSK_COMPLETE": "bash_complete", "COMP_WORDS": line}
-    ended = keyosk({**environment, **asking}, folder)
-    assert ended.err == ""
-    return [each.partition(",")[2] for each in ended.out.splitlines() if each]
+    result = keyosk({**environment, **asking}, folder)
+    assert result.err == ""
+    return [each.partition(",")[2] for each in result.out.splitlines() if each]
 
 
 def test_names_are_those_of_their_place(server: LiveServer, admin: Client, tmp_path: Path) -> None:

@@ -212,13 +212,13 @@ def machine(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Machine
 def call(machine: Machine, path: str, *options: str) -> tuple[str, Any]:
     """What Caddy responds to curl: the status, and the JSON."""
     authority = machine.folder / "caddy" / "pki" / "authorities" / "local" / "root.crt"
-    ran = subprocess.run(
+    result = subprocess.run(
         ["curl", "--silent", "--show-error", "--cacert", authority, "--write-out", "\n%{http_code}",
          "--resolve", f"{HOST}:443:{ADDRESSES['caddy']}", *options, f"https://{HOST}{path}"],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    body, _, status = ran.stdout.rpartition("\n")
-    return status, json.loads(body) if body else ran.stderr
+    body, _, status = result.stdout.rpartition("\n")
+    return status, json.loads(body) if body else result.stderr
 
 
 def targets() -> set[str]:

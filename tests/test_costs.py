@@ -229,8 +229,8 @@ def test_a_request_costs_no_more_than_is_stated(
 @pytest.mark.slow
 def test_the_profile_is_one_of_this_code() -> None:
     tool = Path(__file__).parents[1] / "tools" / "breakdown.py"
-    ran = execute([sys.executable, str(tool), "--help"])
-    assert ran.returncode == 0, ran.stderr
+    result = execute([sys.executable, str(tool), "--help"])
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow
@@ -242,5 +242,5 @@ def test_what_measures_growth_fills_databases_of_this_code(tmp_path: Path) -> No
         "subject = Subject(sys.argv[1]); subject.fill(20); subject.add_audit_rows(30)\n"
         "assert subject.by_admin('GET', '/audit?actor=admin&action=account.change')"
     )
-    ran = execute([sys.executable, "-c", code, f"sqlite:///{tmp_path}/growth.db"], cwd=tool)
-    assert ran.returncode == 0, ran.stderr
+    result = execute([sys.executable, "-c", code, f"sqlite:///{tmp_path}/growth.db"], cwd=tool)
+    assert result.returncode == 0, result.stderr

@@ -324,18 +324,18 @@ def machine(tmp_path: Path) -> Path:
 @needs_systemd
 def test_systemd_has_nothing_to_say_against_the_units(machine: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", f"--root={machine}"]
-    ran = subprocess.run(
+    result = subprocess.run(
         [*command, *SERVICES, "keyosk-backup.timer", "keyosk.socket"], capture_output=True
     )
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
 @needs_systemd
 @pytest.mark.parametrize("unit", SERVICES)
 def test_the_exposure_of_a_service_is_below_2(unit: str) -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20"]
-    ran = execute([*command, SYSTEMD / unit])
-    assert ran.returncode == 0, ran.stdout
+    result = execute([*command, SYSTEMD / unit])
+    assert result.returncode == 0, result.stdout
 
 
 @needs_systemd
@@ -368,18 +368,20 @@ def test_root_runs_commands_as_the_user_of_the_service(tmp_path: Path) -> None:
     shell = """/bin/sh -c 'id -u; echo "$KEYOSK_CONFIG" "$@"' sh"""
     text = text.replace(program, shell).replace(f"={user} ", "=65534 ")
     (wrapper := tmp_path / "wrapper").write_text(text.replace("--init-groups", "--clear-groups"))
-    ran = execute(["sh", wrapper, "account", "create", "a b"])
-    assert (ran.stdout, ran.stderr) == (f"65534\n{settings} account create a b\n", "")
+    result = execute(["sh", wrapper, "account", "create", "a b"])
+    assert (result.stdout, result.stderr) == (f"65534\n{settings} account create a b\n", "")
 
 
 def test_the_environment_file_is_read_by_commands(tmp_path: Path) -> None:
     file = SYSTEMD / "keyosk.env"
-    ran = subprocess.run(
+    result = subprocess.run(
         command("--config", str(file), "config", "check"), cwd=tmp_path, env=environment(),
         capture_output=True, text=True,
     )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    read = re.findall(rf"^(KEYOSK_\w+) .* file {re.escape(str(file))}$", ran.stdout, re.MULTILINE)
+    assert result.returncode == 0, result.stderr
+    read = re.findall(
+        rf"^(KEYOSK_\w+) .* file {re.escape(str(file))}$", result.stdout, re.MULTILINE
+    )
     written = re.findall(r"^(KEYOSK_\w+)=", file.read_text(), re.MULTILINE)
     assert sorted(read) == sorted(written)
 
@@ -465,8 +467,8 @@ def test_keyosk_takes_its_settings_and_secrets_from_compose(tmp_path: Path) -> N
         for key, value in service["environment"].items():
             text = value.replace("${LOGIN_HOST:-localhost}", "localhost")
             settings[key] = text.replace("/run/secrets", f"{tmp_path}/secrets")
-        ran = execute(command("config", "check"), cwd=tmp_path, env=environment() | settings)
-        assert ran.returncode == 0, ran.stderr
+        result = execute(command("config", "check"), cwd=tmp_path, env=environment() | settings)
+        assert result.returncode == 0, result.stderr
         used = {key for key in service["environment"] if key.endswith("_FILE")}
         assert {Path(service["environment"][key]).name for key in used} == set(service["secrets"])
 

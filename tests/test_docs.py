@@ -194,13 +194,13 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 def bash(server: LiveServer, script: str, **variables: str) -> str:
     """Run a script whose first failure ends it; a response that is an error is one."""
-    ran = execute(
+    result = execute(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=server.folder,
         env={**server.environment, "no_proxy": "127.0.0.1", **variables},
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def new_key(server: LiveServer, name: str) -> tuple[str, str]:
@@ -311,16 +311,16 @@ def test_every_example_of_commands_works(tmp_path: Path, monkeypatch: pytest.Mon
         command, _, source = line.partition(" < ")
         command, _, target = command.partition(" > ")
         words = [word.replace("$KEY_ID", key_id) for word in shlex.split(command)[1:]]
-        ran = CliRunner().invoke(
+        result = CliRunner().invoke(
             command_tree, words, input=given.get(source, f"{ALICE_PASSWORD}\n")
         )
         if target:
-            (tmp_path / target).write_text(ran.stdout)
+            (tmp_path / target).write_text(result.stdout)
         if line.startswith("keyosk api-key create alice"):
-            given["leaked.txt"] = ran.stdout.split("secret")[1].strip()
+            given["leaked.txt"] = result.stdout.split("secret")[1].strip()
         if " issue " in line:
-            given["token.txt"] = ran.stdout
-        assert ran.exit_code == 0, f"{line}\n{ran.output}{ran.exception!r}"
+            given["token.txt"] = result.stdout
+        assert result.exit_code == 0, f"{line}\n{result.output}{result.exception!r}"
 
 
 # --- How to check a token -------------------------------------------------------------------------
@@ -401,8 +401,8 @@ def test_the_tables_of_contents_have_every_page() -> None:
 def test_the_node_snippet_is_javascript(tmp_path: Path) -> None:
     (snippet,) = code(TOKENS, "js")
     (tmp_path / "snippet.mjs").write_text(snippet)
-    ran = execute(["node", "--check", "snippet.mjs"], cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
+    result = execute(["node", "--check", "snippet.mjs"], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_page_of_performance_has_the_published_figures() -> None:

@@ -31,14 +31,14 @@ def database_url(prepared_url: str) -> str:
     return prepared_url
 
 
-def examined(ended: Done) -> dict[str, dict[str, Any]]:
+def examined(result: Done) -> dict[str, dict[str, Any]]:
     """What was found, by part, after a look at the exit code."""
-    assert ended.err == "", ended.err
-    document = json.loads(ended.out)
+    assert result.err == "", result.err
+    document = json.loads(result.out)
     checks = document["checks"]
     wrong = [each for each in checks if each["status"] == "wrong"]
     assert document["ok"] is not bool(wrong)
-    assert ended.code == (1 if wrong else 0), checks
+    assert result.code == (1 if wrong else 0), checks
     assert all(each["cure"] for each in wrong), wrong
     return {each["part"]: each for each in checks}
 
@@ -174,37 +174,37 @@ def test_unreachable_issuers_and_useless_rules(own_server: LiveServer, tmp_path:
 
 
 def test_settings_with_faults_are_told_one_by_one(tmp_path: Path) -> None:
-    ended = keyosk(
+    result = keyosk(
         {"KEYOSK_BIND": "nowhere", "KEYOSK_SECRET_KEY": "hidden"}, tmp_path, "doctor", "--json"
     )
-    assert ended.code == 1
-    assert ended.out.count('"part": "settings"') == 2
-    assert "hidden" not in ended.out
+    assert result.code == 1
+    assert result.out.count('"part": "settings"') == 2
+    assert "hidden" not in result.out
 
 
 def test_a_database_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'nothing.db'}"
-    ended = keyosk({"KEYOSK_DATABASE_URL": url}, tmp_path, "doctor", "--json")
-    found = examined(ended)
+    result = keyosk({"KEYOSK_DATABASE_URL": url}, tmp_path, "doctor", "--json")
+    found = examined(result)
     assert found["database"]["status"] == "wrong"
     assert "keyosk serve sets it up" in found["database"]["found"]
     assert list(tmp_path.iterdir()) == []
     away = "postgresql://keyosk:hidden-word@127.0.0.1:1/keyosk"
     environment = {"KEYOSK_DATABASE_URL": away, "KEYOSK_SECRET_KEY": SECRET_KEY}
-    ended = keyosk(environment, tmp_path, "doctor", "--json")
-    found = examined(ended)
+    result = keyosk(environment, tmp_path, "doctor", "--json")
+    found = examined(result)
     assert "not available" in found["database"]["found"]
     assert "KEYOSK_DATABASE_URL" in found["database"]["cure"]
-    assert "hidden-word" not in ended.out
+    assert "hidden-word" not in result.out
 
 
 def test_files_that_others_can_read_are_told_with_what_closes_them(own_server: LiveServer) -> None:
     own_server.start()
     path = Path(own_server.environment["KEYOSK_DATABASE_URL"].removeprefix("sqlite:///"))
     path.chmod(0o644)
-    ended = doctor(own_server, "--json")
-    assert ended.code == 1
-    cures = [each["cure"] for each in json.loads(ended.out)["checks"] if each["part"] == "files"]
+    result = doctor(own_server, "--json")
+    assert result.code == 1
+    cures = [each["cure"] for each in json.loads(result.out)["checks"] if each["part"] == "files"]
     assert f"chmod 600 {path}" in cures
 
 
@@ -233,8 +233,8 @@ def test_settings_that_root_gave_to_the_group_of_keyosk_alone_are_closed(
     def cures(mode: int, owner: int, group: int) -> list[str]:
         file.chmod(mode)
         os.chown(file, owner, group)
-        ended = doctor(own_server, "--json", "--config", str(file))
-        checks = json.loads(ended.out)["checks"]
+        result = doctor(own_server, "--json", "--config", str(file))
+        checks = json.loads(result.out)["checks"]
         return [each["cure"] for each in checks if each["part"] == "files" and each["cure"]]
 
     ours = os.getegid()
@@ -291,13 +291,13 @@ def test_a_server_whose_clock_is_wrong_is_told(server: LiveServer, tmp_path: Pat
         thread.start()
         try:
             user = Terminal(tmp_path, f"http://127.0.0.1:{late.server_port}")
-            ended = user.run("doctor", "--json")
+            result = user.run("doctor", "--json")
         finally:
             late.shutdown()
             thread.join()
-    assert ended.code == 1
-    assert re.search(r"clock and the server's differ by (59\d|6\d\d) seconds", ended.out)
-    assert "You are not logged in" in ended.out
+    assert result.code == 1
+    assert re.search(r"clock and the server's differ by (59\d|6\d\d) seconds", result.out)
+    assert "You are not logged in" in result.out
 
 
 @pytest.mark.every_database

@@ -293,10 +293,10 @@ def test_who_may_not_see_accounts_is_not_told_who_holds_a_scope(admin: Client) -
 
 def test_a_command_used_wrongly_has_the_prefix_of_all_errors(tmp_path: Path) -> None:
     for arguments in (("nonsense",), ("account", "create"), ("account", "list", "--nonsense")):
-        ended = keyosk({}, tmp_path, *arguments)
-        assert ended.code == 2
-        assert ended.err.splitlines()[-1].startswith("keyosk: ")
-        assert "Error: " not in ended.err
+        result = keyosk({}, tmp_path, *arguments)
+        assert result.code == 2
+        assert result.err.splitlines()[-1].startswith("keyosk: ")
+        assert "Error: " not in result.err
 
 
 # --- On a terminal --------------------------------------------------------------------------------
@@ -364,8 +364,8 @@ def test_a_person_with_a_password_changes_their_own_key_with_its_proof(
     person = make_person(admin)
     key, secret = make_key(admin, person)
     away = Terminal(tmp_path, server.url).logged_in(person.username, PASSWORD)
-    ended: Any = away.run("api-key", "set", "me", key, "--name", "mine", text=f"{PASSWORD}\n")
-    assert ended.code == 0, ended.err
+    result: Any = away.run("api-key", "set", "me", key, "--name", "mine", text=f"{PASSWORD}\n")
+    assert result.code == 0, result.err
     assert done(admin.get(f"{person.path}/api-keys/{key}"))["name"] == "mine"
     # Whose a key is, is for those who may see accounts.
     assert "keyosk:accounts:read" in away.run("api-key", "find", secret[:12]).refused()

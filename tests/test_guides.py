@@ -126,13 +126,13 @@ def test_the_test_of_a_guide_passes_and_can_fail(tmp_path: Path, page: str) -> N
         (tmp_path / name).write_text(text)
     run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_todo.py"]
     options: dict[str, Any] = {"cwd": tmp_path, "env": _environment(), "text": True}
-    ran = subprocess.run(run, capture_output=True, **options)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "1 passed" in ran.stdout
+    result = subprocess.run(run, capture_output=True, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1 passed" in result.stdout
     service = (tmp_path / "todo.py").read_text()
     (tmp_path / "todo.py").write_text(service.replace('require("todo:write")', "require()"))
-    ran = subprocess.run(run, capture_output=True, **options)
-    assert ran.returncode == 1, ran.stdout + ran.stderr
+    result = subprocess.run(run, capture_output=True, **options)
+    assert result.returncode == 1, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -150,5 +150,5 @@ def test_the_files_for_go_are_written_as_gofmt_writes_them(tmp_path: Path) -> No
     assert [name for _, name in found] == ["main.go", "keyosk.go"]
     for text, name in found:
         (tmp_path / name).write_text(text)
-    ran = execute(["gofmt", "-d", tmp_path])
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    result = execute(["gofmt", "-d", tmp_path])
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -173,11 +173,11 @@ def test_people_come_from_other_systems_and_log_in(todo: LiveServer, tmp_path: P
 
 
 def run(*arguments: str, folder: Path, text: str) -> str:
-    ran = execute(
+    result = execute(
         [sys.executable, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": ""}, input=text
     )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_the_lines_of_shorter_pages_work(todo: LiveServer) -> None:

@@ -746,18 +746,18 @@ def test_everything_moves_to_the_first_secret_key(own_server: LiveServer) -> Non
     own_server.stop()
     old, new = own_server.environment["KEYOSK_SECRET_KEY"], "n" * 43
     own_server.environment["KEYOSK_SECRET_KEY"] = f"{new},{old}"
-    ran = own_server.run("database", "rewrap")
+    result = own_server.run("database", "rewrap")
     moved = "1 private key, 1 second factor and 1 stored response are"
-    assert ran.stdout.startswith(moved), ran.stdout + ran.stderr
+    assert result.stdout.startswith(moved), result.stdout + result.stderr
     own_server.environment["KEYOSK_SECRET_KEY"] = new
     own_server.start()
     assert own_server.admin().get("/accounts/me").status_code == 200
     own_server.stop()
     own_server.environment["KEYOSK_SECRET_KEY"] = old
-    ran = own_server.run("serve")
-    assert ran.returncode == 1
-    assert "KEYOSK_SECRET_KEY" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    result = own_server.run("serve")
+    assert result.returncode == 1
+    assert "KEYOSK_SECRET_KEY" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 # --- Verifiers that cache -------------------------------------------------------------------------

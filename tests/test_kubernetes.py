@@ -261,11 +261,11 @@ def test_keyosk_takes_its_settings_from_the_chart(chart: helm_python.Chart, tmp_
         name: value.replace(mount["mountPath"], str(tmp_path))
         for name, value in environment_of(pod).items()
     }
-    ran = subprocess.run(
+    result = subprocess.run(
         command("config", "check"), cwd=tmp_path, env=environment() | settings,
         capture_output=True, text=True,
     )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    assert result.returncode == 0, result.stderr
     assert pod["terminationGracePeriodSeconds"] > int(settings["KEYOSK_SHUTDOWN_DELAY"]) + 30
 
 
@@ -306,8 +306,8 @@ def test_each_value_is_in_the_schema() -> None:
 def test_the_plain_manifests_are_those_of_the_chart() -> None:
     """`make manifests` writes them."""
     made = "import manifests; print(manifests.rendered(), end='')"
-    ran = execute([sys.executable, "-c", made], cwd=ROOT / "tools", check=True)
-    assert (MANIFESTS / "keyosk.yaml").read_text() == ran.stdout
+    result = execute([sys.executable, "-c", made], cwd=ROOT / "tools", check=True)
+    assert (MANIFESTS / "keyosk.yaml").read_text() == result.stdout
     for name in ("keyosk.yaml", "namespace.yaml"):
         for each in yaml.safe_load_all((MANIFESTS / name).read_text()):
             kubernetes_validate.validate(each, VERSIONS[0], strict=True)

@@ -207,8 +207,8 @@ with ThreadPoolExecutor(8) as pool:
 @pytest.mark.slow
 def test_no_two_threads_are_in_the_module_at_once(soft: SoftHsm, hsm: Hsm) -> None:
     """Without the lock SoftHSM, which is told of no threads, loses its way or the process."""
-    ran = run_python(THREADS, soft.module, LABEL, PIN, hsm.make("RS256")["kid"])
-    assert ran.returncode == 0, ran.stderr
+    result = run_python(THREADS, soft.module, LABEL, PIN, hsm.make("RS256")["kid"])
+    assert result.returncode == 0, result.stderr
 
 
 def test_threads_of_one_process_sign_with_one_key(hsm: Hsm) -> None:
@@ -252,8 +252,8 @@ assert hsm.sign(kid, "RS256", b"x") == mine
 
 @pytest.mark.slow
 def test_a_process_and_its_fork_both_sign(soft: SoftHsm, hsm: Hsm) -> None:
-    ran = run_python(FORK, soft.module, LABEL, PIN, hsm.make("RS256")["kid"])
-    assert ran.returncode == 0, ran.stderr
+    result = run_python(FORK, soft.module, LABEL, PIN, hsm.make("RS256")["kid"])
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.fault
@@ -605,11 +605,11 @@ def test_the_server_does_not_start_without_its_token(
     own_server: LiveServer, setting: str, value: str, message: str
 ) -> None:
     own_server.environment[f"KEYOSK_PKCS11_{setting}"] = value
-    ran = own_server.run("serve")
-    assert ran.returncode == 1
-    assert message in ran.stderr
-    assert PIN not in ran.stdout + ran.stderr
-    assert "Traceback" not in ran.stderr
+    result = own_server.run("serve")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert PIN not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow
@@ -633,9 +633,9 @@ def test_workers_and_commands_sign_with_the_same_key(own_server: LiveServer) -> 
     (kid,) = keys
     listed = json.loads(own_server.run("signing-key", "list", "--json").stdout)
     assert [key["kid"] for key in listed["items"] if key["state"] == "active"] == [kid]
-    ran = own_server.run("signing-key", "export", "--x5c")
-    assert ran.returncode == 1
-    assert "in an HSM" in ran.stderr
+    result = own_server.run("signing-key", "export", "--x5c")
+    assert result.returncode == 1
+    assert "in an HSM" in result.stderr
     assert "PRIVATE" not in own_server.run("signing-key", "export").stdout
 
 
@@ -685,7 +685,7 @@ def test_the_lines_of_the_documentation_make_the_next_key_in_the_token(
     pin.write_text(PIN)
     keyosk = f'keyosk() {{ {shlex.join(command())} "$@"; }}\n'
     script = script.replace("/usr/lib/softhsm/libsofthsm2.so", soft.module)
-    ran = execute(
+    result = execute(
         [
             "bash",
             "-euo",
@@ -696,7 +696,7 @@ def test_the_lines_of_the_documentation_make_the_next_key_in_the_token(
         cwd=own_server.folder,
         env={**own_server.environment, "PIN": PIN, "SO_PIN": f"so-{PIN}"},
     )
-    assert ran.returncode == 0, ran.stderr
+    assert result.returncode == 0, result.stderr
     keys = until(
         lambda: own_server.client().get("/auth/jwks").json()["keys"], lambda keys: len(keys) == 2
     )
@@ -707,14 +707,14 @@ def test_the_lines_of_the_documentation_make_the_next_key_in_the_token(
 
 
 def test_the_binding_is_not_imported_where_nothing_needs_it() -> None:
-    ran = run_python("import sys, keyosk.cli; sys.exit('pkcs11' in sys.modules)")
-    assert ran.returncode == 0, ran.stderr
+    result = run_python("import sys, keyosk.cli; sys.exit('pkcs11' in sys.modules)")
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_missing_extra_is_named(soft: SoftHsm) -> None:
     code = "import sys; sys.modules['pkcs11'] = None; from keyosk.keys.hsm import Hsm; "
-    ran = run_python(code + f"Hsm({soft.module!r}, 'a', 'b').check()")
-    assert "KEYOSK_PKCS11_MODULE: needs the extra pkcs11" in ran.stderr
+    result = run_python(code + f"Hsm({soft.module!r}, 'a', 'b').check()")
+    assert "KEYOSK_PKCS11_MODULE: needs the extra pkcs11" in result.stderr
     use = f"Hsm({soft.module!r}, 'a', 'b').has('x')"
     assert "keyosk.errors.Unavailable" in run_python(code + use).stderr
 

@@ -326,10 +326,10 @@ def test_curl_is_asked_for_a_login(scene: Scene) -> None:
     response = scene.get()
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"].startswith("Basic ")
-    ran = execute(
+    result = execute(
         ["curl", "-sS", "--anyauth", "-u", f"{scene.alice.username}:{scene.key}", scene.url]
     )
-    assert json.loads(ran.stdout)["claims"]["sub"] == scene.alice.id
+    assert json.loads(result.stdout)["claims"]["sub"] == scene.alice.id
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"])

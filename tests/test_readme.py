@@ -74,14 +74,14 @@ def run_story(keyosk: LiveServer, todo: str) -> list[tuple[Block, str]]:
         r"shown only now.*?^ +(\S+)$", keyosk.log.read_text(), re.DOTALL | re.MULTILINE
     )
     assert password is not None
-    ran = execute(
+    result = execute(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=keyosk.folder,
         env={**os.environ, "no_proxy": "127.0.0.1"},
         input=f"{password[1]}\n",
     )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    return list(zip(typed, ran.stdout.split("\036"), strict=False))
+    assert (result.returncode, result.stderr) == (0, "")
+    return list(zip(typed, result.stdout.split("\036"), strict=False))
 
 
 @pytest.mark.slow
@@ -114,10 +114,10 @@ def test_the_start_prints_what_the_readme_says_and_curl_gets_a_token(tmp_path: P
         (line,) = re.findall(r"^ +(curl .*)$", printed, re.MULTILINE)
         line = line.replace(KEYOSK, f"http://{bind}")
         retried = ["--retry", "60", "--retry-delay", "1", "--retry-all-errors"]
-        ran = execute(
+        result = execute(
             ["bash", "-c", " ".join([line, *retried])], env={**os.environ, "no_proxy": "127.0.0.1"}
         )
-    assert '"access_token":' in ran.stdout
+    assert '"access_token":' in result.stdout
 
 
 def test_what_the_readme_starts_in_other_terminals_is_there() -> None:
@@ -163,10 +163,10 @@ def test_the_snippet_of_a_service_takes_alices_token_and_refuses_the_admins(
 
 @pytest.mark.slow
 def test_the_demo_goes_as_told_and_shows_no_secret() -> None:
-    ran = execute([sys.executable, str(ROOT / "examples" / "demo.py")])
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "All went as told." in ran.stdout
-    assert not re.search(r"kysk_\w{38}|eyJ[\w-]+\.[\w-]+\.", ran.stdout + ran.stderr)
+    result = execute([sys.executable, str(ROOT / "examples" / "demo.py")])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "All went as told." in result.stdout
+    assert not re.search(r"kysk_\w{38}|eyJ[\w-]+\.[\w-]+\.", result.stdout + result.stderr)
 
 
 @pytest.mark.slow
@@ -176,9 +176,9 @@ def test_the_demo_fails_and_leaves_nothing_running_when_something_is_off(tmp_pat
         (ROOT / "examples" / "demo.py").read_text().replace('"token_required"', '"something else"')
     )
     (tmp_path / "todo_service.py").write_text((ROOT / "examples" / "todo_service.py").read_text())
-    ran = execute([sys.executable, str(broken)])
-    assert ran.returncode == 1
-    assert "Surprise: this should be so and is not" in ran.stderr
-    for port in re.findall(r"http://127\.0\.0\.1:(\d+)", ran.stdout):
+    result = execute([sys.executable, str(broken)])
+    assert result.returncode == 1
+    assert "Surprise: this should be so and is not" in result.stderr
+    for port in re.findall(r"http://127\.0\.0\.1:(\d+)", result.stdout):
         with pytest.raises(requests.ConnectionError):
             requests.get(f"http://127.0.0.1:{port}/", timeout=60)

@@ -264,8 +264,8 @@ class Registry:
         auth = self.folder / "auth.json"
         auth.write_text(json.dumps({"auths": {f"127.0.0.1:{self.port}": {"auth": secret}}}))
         options = ["--src-tls-verify=false", "--dest-tls-verify=false", f"--authfile={auth}"]
-        ran = execute([program("skopeo"), "--insecure-policy", "copy", *options, source, target])
-        return None if ran.returncode == 0 else ran.stderr
+        result = execute([program("skopeo"), "--insecure-policy", "copy", *options, source, target])
+        return None if result.returncode == 0 else result.stderr
 
     def address(self, repository: str) -> str:
         return f"docker://127.0.0.1:{self.port}/{repository}:latest"

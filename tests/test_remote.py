@@ -51,9 +51,9 @@ class Terminal:
         return keyosk(self.variables, self.home, *arguments, text=text)
 
     def logged_in(self, username: str = "admin", secret: str = ADMIN_PASSWORD) -> "Terminal":
-        ended = self.run("login", "--username", username, text=f"{secret}\n")
-        assert (ended.code, ended.err) == (0, "")
-        assert ended.out == f"Logged in at {self.url} as {username}.\n"
+        result = self.run("login", "--username", username, text=f"{secret}\n")
+        assert (result.code, result.err) == (0, "")
+        assert result.out == f"Logged in at {self.url} as {username}.\n"
         return self
 
     def kept(self) -> dict[str, Any]:
@@ -143,8 +143,8 @@ def test_logging_out_ends_and_forgets_it(away: Terminal, server: LiveServer, adm
     away.logged_in(person.username, PASSWORD)
     kept = away.kept()
     assert len(done(admin.get(f"{person.path}/tokens"))["items"]) == 1
-    ended = away.run("logout")
-    assert (ended.code, ended.err) == (0, "")
+    result = away.run("logout")
+    assert (result.code, result.err) == (0, "")
     assert not away.file.exists()
     assert done(admin.get(f"{person.path}/tokens"))["items"] == []
     assert Client(server.url, token=kept["access_token"]).get("/accounts/me").status_code == 401
@@ -170,9 +170,9 @@ def test_an_api_key_logs_in_by_itself(away: Terminal, admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:read")
     _, secret = make_key(admin, person)
     (away.home / "key").write_text(f"\ufeff{secret}\n")
-    ended = away.run("login", "--secret-file", "key")
-    assert (ended.code, ended.err) == (0, "")
-    assert ended.out == f"Logged in at {away.url} as {person.username}.\n"
+    result = away.run("login", "--secret-file", "key")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"Logged in at {away.url} as {person.username}.\n"
     assert away.run("account", "show", "me", "--json").code == 0
     assert "keyosk:accounts:write" in away.run("account", "create", unique("by-key")).refused()
 
@@ -187,9 +187,9 @@ def test_a_wrong_secret_is_refused_and_told_nowhere(away: Terminal, server: Live
 
 @pytest.mark.parametrize("arguments", [("login",), ("logout",)])
 def test_a_login_needs_a_server(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    ended = Terminal(tmp_path, "").run(*arguments, text="x")
-    assert (ended.code, ended.out) == (2, "")
-    assert "--server" in ended.err
+    result = Terminal(tmp_path, "").run(*arguments, text="x")
+    assert (result.code, result.out) == (2, "")
+    assert "--server" in result.err
 
 
 def test_a_password_needs_its_username(away: Terminal) -> None:
@@ -241,8 +241,8 @@ def test_commands_at_once_refresh_once(away: Terminal, server: LiveServer, admin
         return execute(command("account", "show", person.username), env=environment, cwd=away.home)
 
     with ThreadPoolExecutor(4) as pool:
-        for ended in pool.map(show, range(4)):
-            assert ended.returncode == 0, ended.stderr
+        for result in pool.map(show, range(4)):
+            assert result.returncode == 0, result.stderr
     [session] = done(admin.get(f"{person.path}/tokens"))["items"]
     # One use: had there been another, the one that is kept would follow after that.
     once = {"grant_type": "refresh_token", "refresh_token": used}
@@ -483,8 +483,8 @@ def test_commands_say_the_same_both_ways(server: LiveServer, admin: Client, tmp_
             words = [
                 word.strip("'").replace("NAME", name) for word in re.findall(r"'[^']*'|\S+", line)
             ]
-            ended = user.run(*words, text=text.replace("NAME", name))
-            said[way] = (ended.code, plain(ended.out, name), plain(ended.err, name))
+            result = user.run(*words, text=text.replace("NAME", name))
+            said[way] = (result.code, plain(result.out, name), plain(result.err, name))
         listed = line.split()[1] == "list" and "NAME" not in line
         if listed:
             # What one way made the other lists as well.
@@ -672,8 +672,8 @@ def test_no_terminal_obeys_what_a_server_answers(tmp_path: Path, form: tuple[str
         with answering(respond) as url:
             user = with_token(home, url)
             for arguments in (("account", "list"), ("account", "show", "x")):
-                ended = user.run(*arguments, *form)
-                said = ended.out + ended.err
+                result = user.run(*arguments, *form)
+                said = result.out + result.err
                 assert said
                 assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", said), repr(said)
 
@@ -747,14 +747,14 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_is_sen
         assert "certificate that is not trusted here" in said
         assert seen == []
         user.variables["SSL_CERT_FILE"] = str(pem)
-        ended = user.run("account", "list", "--json")
-        assert (ended.code, ended.err) == (0, "")
+        result = user.run("account", "list", "--json")
+        assert (result.code, result.err) == (0, "")
         assert seen == ["Bearer aaaa"]
     with answering(respond) as url:
-        ended = Terminal(tmp_path, url.replace("http://", "https://")).run(
+        result = Terminal(tmp_path, url.replace("http://", "https://")).run(
             "login", "--username", "admin", text="a secret\n"
         )
-        assert "cannot be spoken to by TLS" in ended.refused()
+        assert "cannot be spoken to by TLS" in result.refused()
 
 
 @pytest.mark.attack
@@ -831,11 +831,11 @@ def test_help_and_completion_import_nothing_big(tmp_path: Path, arguments: tuple
             "COMP_WORDS": "keyosk account cr",
             "COMP_CWORD": "2",
         }
-    ran = execute([sys.executable, "-c", script, *arguments], cwd=tmp_path, env=environment)
-    assert ran.stdout
+    result = execute([sys.executable, "-c", script, *arguments], cwd=tmp_path, env=environment)
+    assert result.stdout
     site = {
         name
-        for name in ran.stderr.splitlines()
+        for name in result.stderr.splitlines()
         if name.partition(".")[0] not in sys.stdlib_module_names and not name.startswith("_")
     }
     surprising = {
@@ -848,8 +848,8 @@ def test_help_and_completion_import_nothing_big(tmp_path: Path, arguments: tuple
 def test_a_server_imports_no_client_and_few_libraries() -> None:
     """Nine tenths of a start is imports; what only some request needs comes with that request."""
     script = "import sys, keyosk.cli.serving; print('\\n'.join(sys.modules))"
-    ran = execute([sys.executable, "-c", script], check=True)
-    imported = set(ran.stdout.split())
+    result = execute([sys.executable, "-c", script], check=True)
+    imported = set(result.stdout.split())
     assert "keyosk.server" in imported
     assert "keyosk.cli.client" not in imported
     libraries = {name.partition(".")[0] for name in imported - STARTUP}
@@ -868,8 +868,8 @@ def test_the_driver_of_postgresql_is_imported_only_for_postgresql() -> None:
         "Database('postgresql://127.0.0.1:1/keyosk')\n"
         "print('psycopg' in sys.modules)\n"
     )
-    ran = execute([sys.executable, "-c", script], check=True)
-    assert ran.stdout.split() == ["False", "True"]
+    result = execute([sys.executable, "-c", script], check=True)
+    assert result.stdout.split() == ["False", "True"]
 
 
 def test_imports_have_the_words_of_the_api() -> None:
@@ -880,8 +880,8 @@ def test_imports_have_the_words_of_the_api() -> None:
 
 def _startup() -> set[str]:
     """What every Python of this environment imports, such as for coverage or editable installs."""
-    ran = execute([sys.executable, "-c", "import sys; print('\\n'.join(sys.modules))"])
-    return set(ran.stdout.split())
+    result = execute([sys.executable, "-c", "import sys; print('\\n'.join(sys.modules))"])
+    return set(result.stdout.split())
 
 
 STARTUP = _startup()

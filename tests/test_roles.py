@@ -334,9 +334,9 @@ def test_the_command_sets_what_it_is_told_and_no_more(server: LiveServer, admin:
     ]
     more = ["--typ", "JWT", "--claim", "team", "--claim", "level", "--reset", "title"]
 
-    ran = server.run("service", "set", service, *options, *more, "--json")
+    result = server.run("service", "set", service, *options, *more, "--json")
 
-    assert ran.returncode == 0, ran.stderr
+    assert result.returncode == 0, result.stderr
     after = done(admin.get(f"/services/{service}"))
     assert after == {
         **before,

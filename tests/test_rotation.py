@@ -178,10 +178,10 @@ def test_an_overlap_that_makes_no_sense_is_refused(
 def test_the_command_rotates_too(server: LiveServer, admin: Client, person: Person) -> None:
     key, secret = make_key(admin, person)
 
-    ran = server.run("api-key", "rotate", person.username, key, "--overlap", "0", "--json")
+    result = server.run("api-key", "rotate", person.username, key, "--overlap", "0", "--json")
 
-    assert ran.returncode == 0, ran.stderr
-    new = json.loads(ran.stdout)["secret"]
+    assert result.returncode == 0, result.stderr
+    new = json.loads(result.stdout)["secret"]
     assert (token_status(person, secret), token_status(person, new)) == (401, 200)
 
 

@@ -47,7 +47,7 @@ def test_what_the_description_says_holds(own_server: LiveServer, tmp_path: Path,
     basic = ["--auth", f"{caller.username}:{secret}"]
     last = [word for name in ENDING for word in ("--include-operation-id", name)]
     for options in (bearer, [*basic, *last]):
-        ran = execute(
+        result = execute(
             [
                 *(sys.executable, "-c", "from schemathesis.cli import schemathesis as s; s()"),
                 *("run", f"{own_server.url}/openapi.json", "--url", own_server.url),
@@ -63,6 +63,6 @@ def test_what_the_description_says_holds(own_server: LiveServer, tmp_path: Path,
             ],
             cwd=tmp_path,
         )
-        assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+        assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     assert b"a request failed" not in own_server.log.read_bytes()
     assert Client(own_server.url).get("/health/ready").status_code == 200

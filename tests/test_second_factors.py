@@ -594,8 +594,8 @@ def test_a_change_of_second_factors_ends_logins_to_the_console_and_no_other(
         case "admin's API":
             assert admin.delete(f"{person.path}/second-factors/{used}").status_code == 204
         case "admin's command":
-            ran = server.run("account", "remove-second-factors", person.username, "--yes")
-            assert ran.returncode == 0, ran.stderr
+            result = server.run("account", "remove-second-factors", person.username, "--yes")
+            assert result.returncode == 0, result.stderr
         case "admin's console":
             root = logged_in(server, make_person(admin, "keyosk:admin").username)
             path = f"/console/accounts/{person.id}/second-factors/{used}/remove"
@@ -681,12 +681,12 @@ def test_commands_list_and_remove_second_factors(server: LiveServer, admin: Clie
     enrol(logged_in(server, person.username))
     shown = server.run("account", "second-factors", person.username).stdout
     assert ("Phone" in shown, "Recovery codes" in shown) == (True, True)
-    ran = server.run("account", "remove-second-factors", person.username, "--yes")
-    assert ran.returncode == 0, ran.stderr
+    result = server.run("account", "remove-second-factors", person.username, "--yes")
+    assert result.returncode == 0, result.stderr
     enrol(logged_in(server, person.username))  # the password alone is enough again
     (factor, _) = done(admin.get(f"{person.path}/second-factors"))["items"]
-    ran = server.run("account", "remove-second-factors", person.username, factor["id"], "--yes")
-    assert ran.returncode == 0, ran.stderr
+    result = server.run("account", "remove-second-factors", person.username, factor["id"], "--yes")
+    assert result.returncode == 0, result.stderr
     assert done(admin.get(f"{person.path}/second-factors"))["items"] == []
 
 

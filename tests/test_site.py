@@ -29,8 +29,8 @@ def build(builder: str, folder: Path) -> None:
     """Build as ``make docs`` does; the pages are parsed once for all builders."""
     parsed = folder.parent / "doctrees"
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", builder, "-d", str(parsed)]
-    ran = execute([*command, str(ROOT / "docs"), str(folder)])
-    assert ran.returncode == 0, ran.stderr
+    result = execute([*command, str(ROOT / "docs"), str(folder)])
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture(scope="module")

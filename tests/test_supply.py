@@ -210,6 +210,8 @@ def test_pip_audit_reads_every_library_without_a_network(tmp_path: Path) -> None
     (tmp_path / "requirements.txt").write_text(supply("requirements"))
     command = [sys.executable, "-m", "pip_audit", "--dry-run", "--strict", "--disable-pip"]
     command += ["--require-hashes", "--requirement", "requirements.txt"]
-    ran = execute(command, cwd=tmp_path)
+    result = execute(command, cwd=tmp_path)
     count = len([each for each in lock() if "main" in each["groups"]])
-    assert (ran.returncode, f"audited {count} packages" in ran.stderr) == (0, True), ran.stderr
+    assert (result.returncode, f"audited {count} packages" in result.stderr) == (0, True), (
+        result.stderr
+    )

@@ -225,9 +225,9 @@ def test_without_the_extra_the_start_says_what_is_missing(tmp_path: Path) -> Non
     )
     settings = environment(traces="on", bind=f"127.0.0.1:{free_port()}", metrics_bind="off")
     for words in (("serve",), ("config", "check")):
-        ended = execute([sys.executable, "-c", hidden, *words], cwd=tmp_path, env=settings)
-        assert ended.returncode == 1
-        assert ended.stderr == (
+        result = execute([sys.executable, "-c", hidden, *words], cwd=tmp_path, env=settings)
+        assert result.returncode == 1
+        assert result.stderr == (
             "keyosk: KEYOSK_TRACES: needs the extra opentelemetry: "
             "pip install 'keyosk[opentelemetry]'\n"
         )
@@ -237,9 +237,9 @@ def test_without_the_extra_the_start_says_what_is_missing(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_nobody_who_sends_no_traces_imports_opentelemetry() -> None:
     script = "import sys, keyosk.cli.serving; print('\\n'.join(sys.modules))"
-    ran = execute([sys.executable, "-c", script], env=os.environ)
-    assert "keyosk.traces" in ran.stdout.split()
-    assert not [name for name in ran.stdout.split() if name.startswith("opentelemetry")]
+    result = execute([sys.executable, "-c", script], env=os.environ)
+    assert "keyosk.traces" in result.stdout.split()
+    assert not [name for name in result.stdout.split() if name.startswith("opentelemetry")]
 
 
 @pytest.mark.slow

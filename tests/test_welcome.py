@@ -105,7 +105,7 @@ def test_the_line_that_a_new_user_sees_gets_a_token_for_the_admin_api(tmp_path: 
         steps = re.findall(r"^    (?:\S+/)?keyosk (.+?)  +# ", plain, re.MULTILINE)
         assert len(steps) == 3
         for step in steps:
-            ran = subprocess.run(
+            result = subprocess.run(
                 command(*shlex.split(step)),
                 cwd=tmp_path,
                 env=environment(**settings),
@@ -114,7 +114,7 @@ def test_the_line_that_a_new_user_sees_gets_a_token_for_the_admin_api(tmp_path: 
                 timeout=60,
                 check=False,
             )
-            assert ran.returncode == 0, ran.stderr
+            assert result.returncode == 0, result.stderr
     # The second time there is no secret to tell.
     with terminal(tmp_path, "serve", **settings) as shown:
         plain = ESCAPES.sub("", shown.read_until(END))

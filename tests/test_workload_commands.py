@@ -9,9 +9,9 @@ from platforms import AUDIENCE, Platform
 
 
 def run(server: LiveServer, *arguments: str, text: str = "", code: int = 0) -> str:
-    ended = server.run(*arguments, text=text)
-    assert ended.returncode == code, ended.stdout + ended.stderr
-    return ended.stdout + ended.stderr
+    result = server.run(*arguments, text=text)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout + result.stderr
 
 
 def shown(server: LiveServer, *arguments: str) -> Any:

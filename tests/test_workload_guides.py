@@ -62,12 +62,12 @@ class Guide:
         self.bash(commands)
 
     def bash(self, script: str, **environment: str) -> None:
-        ran = execute(
+        result = execute(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.folder,
             env={**self.server.environment, **self.environment, **environment},
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
 
     def assert_header(self) -> None:
         """The job has a token of Keyosk."""
@@ -85,12 +85,12 @@ class Guide:
             print(source.token())
         """
         names = ("PATH", "HOME")
-        ran = execute(
+        result = execute(
             [sys.executable, "-c", textwrap.dedent(program)],
             env={**{n: os.environ[n] for n in names if n in os.environ}, **environment},
         )
-        assert ran.returncode == 0, ran.stderr
-        self._assert_token(ran.stdout)
+        assert result.returncode == 0, result.stderr
+        self._assert_token(result.stdout)
 
     @staticmethod
     def _assert_token(text: str) -> None:
