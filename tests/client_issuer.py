@@ -130,10 +130,10 @@ class Issuer:
 
 @contextmanager
 def issuer(algorithm: str = "ES256") -> Iterator[Issuer]:
-    made = Issuer(algorithm)
-    http.transports[ISSUER] = httpx.MockTransport(made.respond)
+    fake = Issuer(algorithm)
+    http.transports[ISSUER] = httpx.MockTransport(fake.respond)
     try:
-        yield made
+        yield fake
     finally:
         del http.transports[ISSUER]
         verifier.reset(ISSUER)

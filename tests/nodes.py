@@ -50,25 +50,25 @@ def _ip(*arguments: str) -> None:
 def network(hosts: int) -> Iterator[Network]:
     """Hosts on a network of their own, by namespaces or else on loopback."""
     number = os.getpid() % 200 + 20
-    with ExitStack() as made:
+    with ExitStack() as stack:
         try:
-            found = _namespaces(made, number, hosts)
+            found = _namespaces(stack, number, hosts)
         except (OSError, subprocess.CalledProcessError):
-            made.close()
+            stack.close()
             loopback = [f"127.{number}.77.{each + 10}" for each in range(hosts)]
             found = Network(f"127.{number}.77.1", loopback)
         yield found
 
 
-def _namespaces(made: ExitStack, number: int, hosts: int) -> Network:
+def _namespaces(stack: ExitStack, number: int, hosts: int) -> Network:
     bridge, names = f"kysk{number}", [f"kysk{number}-{each}" for each in range(hosts)]
     _ip("link", "add", bridge, "type", "bridge")
-    made.callback(_ip, "link", "del", bridge)
+    stack.callback(_ip, "link", "del", bridge)
     _ip("addr", "add", f"10.213.{number}.1/24", "dev", bridge)
     _ip("link", "set", bridge, "up")
     for each, name in enumerate(names):
         _ip("netns", "add", name)
-        made.callback(_ip, "netns", "del", name)
+        stack.callback(_ip, "netns", "del", name)
         outside = f"kv{number}-{each}"
         _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", name)
         _ip("link", "set", outside, "master", bridge, "up")
@@ -181,11 +181,11 @@ listen postgresql
             )
         stack.callback(haproxy.wait, 10)
         stack.callback(haproxy.terminate)
-        made = Cluster(url, nodes, f"http://127.0.0.1:{statistics}/;csv;norefresh", log)
+        started = Cluster(url, nodes, f"http://127.0.0.1:{statistics}/;csv;norefresh", log)
         for node in nodes:
             stack.callback(node.stop)
         for node in nodes[:running]:
             node.start()
         for node in nodes[:running]:
-            made.wait_for(node, "UP")
-        yield made
+            started.wait_for(node, "UP")
+        yield started

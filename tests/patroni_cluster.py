@@ -141,7 +141,7 @@ def patroni() -> Iterator[PatroniCluster]:
         )
         stack.callback(etcd.wait, 10)
         stack.callback(etcd.kill)
-        made = PatroniCluster([])
+        started = PatroniCluster([])
         for number in range(3):
             name, port, api = f"pg{number}", free_port(), free_port()
             place = folder / name
@@ -152,22 +152,22 @@ def patroni() -> Iterator[PatroniCluster]:
             process = start(name, shutil.which("patroni") or "patroni", "patroni.yml")
             member = Member(name, place, port, api, process)
             stack.callback(member.kill)
-            made.members.append(member)
+            started.members.append(member)
             if number == 0:
-                made.primary()
-        made.synchronous()
-        _wait_for_replicas(made)
-        url = f"postgresql://postgres@127.0.0.1:{made.primary().port}/postgres"
+                started.primary()
+        started.synchronous()
+        _wait_for_replicas(started)
+        url = f"postgresql://postgres@127.0.0.1:{started.primary().port}/postgres"
         with psycopg.connect(url, autocommit=True) as session:
             session.execute("CREATE ROLE keyosk LOGIN")
             session.execute(
                 "CREATE DATABASE keyosk OWNER keyosk ENCODING 'UTF8' TEMPLATE template0"
             )
-        yield made
+        yield started
 
 
-def _wait_for_replicas(made: PatroniCluster) -> None:
-    until(lambda: sum(member.is_replica() for member in made.members) >= 2)
+def _wait_for_replicas(cluster: PatroniCluster) -> None:
+    until(lambda: sum(member.is_replica() for member in cluster.members) >= 2)
 
 
 def _settings(name: str, place: Path, port: int, api: int, etcd: int) -> dict[str, Any]:

@@ -58,16 +58,16 @@ def make_person(by: Client, *scopes: Any, roles: tuple[Any, ...] = ()) -> Person
 
 def make_account(by: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:
     """A new account as the API shows it."""
-    made: dict[str, Any] = done(
+    account: dict[str, Any] = done(
         by.post("/accounts", json={"username": live.unique(stem), **fields}), 201
     )
-    return made
+    return account
 
 
 def make_key(by: Client, person: Person, **fields: Any) -> tuple[str, str]:
     """A new API key of the person: its id and its secret."""
-    made = done(by.post(f"{person.path}/api-keys", json={"name": "a key", **fields}), 201)
-    return made["id"], made["secret"]
+    api_key = done(by.post(f"{person.path}/api-keys", json={"name": "a key", **fields}), 201)
+    return api_key["id"], api_key["secret"]
 
 
 def make_service(by: Client, *verbs: str, **fields: Any) -> str:

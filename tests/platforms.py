@@ -36,10 +36,8 @@ def generate(algorithm: str, *, bits: int = 2048) -> Any:
 
 
 def jwk_of(key: Any, algorithm: str) -> dict[str, Any]:
-    made: dict[str, Any] = get_default_algorithms()[algorithm].to_jwk(
-        key.public_key(), as_dict=True
-    )
-    return made
+    jwk: dict[str, Any] = get_default_algorithms()[algorithm].to_jwk(key.public_key(), as_dict=True)
+    return jwk
 
 
 #: By algorithm, the keys of platforms that have ended: an RSA key costs more than all else here.
@@ -171,9 +169,9 @@ def send(
 @contextmanager
 def platform(**options: Any) -> Iterator[Platform]:
     """A platform that runs."""
-    made = Platform(**options)
-    made.start()
+    fake = Platform(**options)
+    fake.start()
     try:
-        yield made
+        yield fake
     finally:
-        made.stop()
+        fake.stop()

@@ -59,10 +59,10 @@ class Shop:
 
     def rule(self, name: str, claims: dict[str, Any], **fields: Any) -> dict[str, Any]:
         body = {"name": name, "claims": claims, "account": self.account, **fields}
-        made: dict[str, Any] = done(
+        rule: dict[str, Any] = done(
             self.admin.post(f"/issuers/{self.issuer}/rules", json=body), 201
         )
-        return made
+        return rule
 
     def change(self, **patch: Any) -> requests.Response:
         return self.admin.patch(f"/issuers/{self.issuer}", json=patch)

@@ -84,8 +84,8 @@ class Person(people.Person):
 
 
 def make_person(admin: Client, *scopes: Any) -> Person:
-    made = people.make_person(admin, *scopes)
-    return Person(made.url, made.id, made.username, *make_key(admin, made))
+    person = people.make_person(admin, *scopes)
+    return Person(person.url, person.id, person.username, *make_key(admin, person))
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ def anybody(server: LiveServer) -> Client:
 @pytest.fixture(scope="module")
 def service(admin: Client) -> str:
     name = live.unique("todo")
-    made = admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]})
-    assert made.status_code == 201
+    response = admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]})
+    assert response.status_code == 201
     return name
 
 
@@ -602,8 +602,8 @@ def test_a_key_limited_to_other_scopes_leaves_an_admin_nothing_of_keyosk(
         (["keyosk:accounts:read"], 200),
         ([ADMIN], 200),
     ):
-        made = admin.post(f"{person.path}/api-keys", json={"name": "k", "scopes": scopes})
-        client = server.client(person.username, made.json()["secret"])
+        response = admin.post(f"{person.path}/api-keys", json={"name": "k", "scopes": scopes})
+        client = server.client(person.username, response.json()["secret"])
         assert client.get("/accounts").status_code == status
 
 

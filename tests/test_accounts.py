@@ -33,17 +33,17 @@ def test_every_field_of_an_account_is_kept(admin: Client) -> None:
         "metadata": {"note": "only for admins"},
         "expires_at": FAR,
     }
-    made = make_account(
+    account = make_account(
         admin,
         **fields,
         password=PASSWORD,
         grants={"scopes": [f"{service}:read", {"name": f"{service}:write", "with": "password"}]},
     )
-    shown = admin.get(f"/accounts/{made['id']}").json()
-    assert shown == made
+    shown = admin.get(f"/accounts/{account['id']}").json()
+    assert shown == account
     assert {name: shown[name] for name in fields} == fields
     assert shown["has_password"] is True
-    assert admin.get(f"/accounts/{made['id']}/grants").json() == {
+    assert admin.get(f"/accounts/{account['id']}/grants").json() == {
         "scopes": [f"{service}:read", {"name": f"{service}:write", "with": "password"}],
         "roles": [],
     }
@@ -81,8 +81,8 @@ def test_what_only_a_new_account_takes_is_refused_by_field_too(
 
 
 def test_a_change_takes_neither_password_nor_grants_nor_claims_too_large(admin: Client) -> None:
-    made = make_account(admin, claims={"long": "x" * 9_000})
-    path = f"/accounts/{made['id']}"
+    account = make_account(admin, claims={"long": "x" * 9_000})
+    path = f"/accounts/{account['id']}"
     patches: tuple[dict[str, Any], ...] = (
         {"claims": {"more": "x" * 9_000}},  # too large only together with what is there
         {"password": PASSWORD},
@@ -90,7 +90,7 @@ def test_a_change_takes_neither_password_nor_grants_nor_claims_too_large(admin: 
     )
     for patch in patches:
         problem(admin.patch(path, json=patch), 422, *patch)
-    assert admin.get(path).json() == made
+    assert admin.get(path).json() == account
 
 
 def test_a_password_that_is_refused_is_not_repeated_in_the_answer(admin: Client) -> None:
@@ -101,11 +101,11 @@ def test_a_password_that_is_refused_is_not_repeated_in_the_answer(admin: Client)
 
 
 def test_an_account_is_found_by_its_id_and_by_any_spelling_of_its_username(admin: Client) -> None:
-    made = make_account(admin, "renée")
-    name = made["username"]
+    account = make_account(admin, "renée")
+    name = account["username"]
     spellings = [
-        made["id"],
-        made["id"].upper(),
+        account["id"],
+        account["id"].upper(),
         name,
         name.upper(),
         name.title(),
@@ -114,7 +114,7 @@ def test_an_account_is_found_by_its_id_and_by_any_spelling_of_its_username(admin
     ]
     assert len(set(spellings)) == len(spellings)
     for spelling in spellings:
-        assert admin.get(f"/accounts/{spelling}").json() == made, spelling
+        assert admin.get(f"/accounts/{spelling}").json() == account, spelling
 
 
 # --- Usernames are unique -------------------------------------------------------------------------
@@ -156,23 +156,23 @@ def test_thirty_creates_at_once_of_one_username_in_many_spellings_make_one_accou
     ]
     bodies = [{"username": forms[number % len(forms)](name)} for number in range(30)]
     responses = at_once(admin, [posting("/accounts", body) for body in bodies])
-    made = [response.json()["id"] for response in responses if response.status_code == 201]
+    created_ids = [response.json()["id"] for response in responses if response.status_code == 201]
     assert sorted(response.status_code for response in responses) == [201] + [409] * 29
-    assert admin.get(f"/accounts/{name}").json()["id"] == made[0]
+    assert admin.get(f"/accounts/{name}").json()["id"] == created_ids[0]
 
 
 def test_a_renamed_account_is_found_by_its_new_name_only(server: LiveServer, admin: Client) -> None:
-    made = make_account(admin, password=PASSWORD)
+    account = make_account(admin, password=PASSWORD)
     new = unique("Renamed")
-    response = admin.patch(f"/accounts/{made['username']}", json={"username": new})
+    response = admin.patch(f"/accounts/{account['username']}", json={"username": new})
     assert response.json()["username"] == new.lower()
-    assert admin.get(f"/accounts/{made['username']}").status_code == 404
-    assert admin.get(f"/accounts/{new}").json()["id"] == made["id"]
+    assert admin.get(f"/accounts/{account['username']}").status_code == 404
+    assert admin.get(f"/accounts/{new}").json()["id"] == account["id"]
     assert can_log_in(server, new, PASSWORD)
-    assert not can_log_in(server, made["username"], PASSWORD)
+    assert not can_log_in(server, account["username"], PASSWORD)
     # The old name is free, and another spelling of its own is no conflict with itself.
-    assert admin.post("/accounts", json={"username": made["username"]}).status_code == 201
-    again = admin.patch(f"/accounts/{made['id']}", json={"username": new.upper()})
+    assert admin.post("/accounts", json={"username": account["username"]}).status_code == 201
+    again = admin.patch(f"/accounts/{account['id']}", json={"username": new.upper()})
     assert (again.status_code, again.json()["username"]) == (200, new.lower())
 
 
@@ -180,16 +180,16 @@ def test_a_renamed_account_is_found_by_its_new_name_only(server: LiveServer, adm
 
 
 def test_objects_are_merged_by_member_and_all_else_is_left_alone(admin: Client) -> None:
-    made = make_account(
+    account = make_account(
         admin,
         display_name="stays",
         claims={"a": 1, "b": {"c": 2, "d": 3}, "e": [1, 2]},
         metadata={"kept": True},
     )
     patch = {"claims": {"a": None, "b": {"c": None, "new": {"x": None}}, "e": [3]}}
-    changed = admin.patch(f"/accounts/{made['id']}", json=patch).json()
+    changed = admin.patch(f"/accounts/{account['id']}", json=patch).json()
     assert changed["claims"] == {"b": {"d": 3, "new": {}}, "e": [3]}
-    assert changed | {"claims": {}, "updated_at": ""} == made | {"claims": {}, "updated_at": ""}
+    assert changed | {"claims": {}, "updated_at": ""} == account | {"claims": {}, "updated_at": ""}
 
 
 @pytest.mark.fault
@@ -221,19 +221,19 @@ REASONS = [
 def test_a_bad_password_is_refused_with_its_reason_wherever_it_is_given(
     admin: Client, password: str, reason: str
 ) -> None:
-    made = make_account(admin)
+    account = make_account(admin)
     for response in (
-        admin.put(f"/accounts/{made['id']}/password", json={"password": password}),
+        admin.put(f"/accounts/{account['id']}/password", json={"password": password}),
         admin.post("/accounts", json={"username": unique("refused"), "password": password}),
     ):
         assert reason in problem(response, 422, "password")["errors"][0]["message"]
-    assert admin.get(f"/accounts/{made['id']}").json()["has_password"] is False
+    assert admin.get(f"/accounts/{account['id']}").json()["has_password"] is False
 
 
 def test_the_names_of_the_account_are_no_password(admin: Client) -> None:
-    made = make_account(admin, "wilhelmina", display_name="Countess Ludovica")
-    for password in (made["username"].title() + "!!", "1 countess ludovica 1"):
-        response = admin.put(f"/accounts/{made['id']}/password", json={"password": password})
+    account = make_account(admin, "wilhelmina", display_name="Countess Ludovica")
+    for password in (account["username"].title() + "!!", "1 countess ludovica 1"):
+        response = admin.put(f"/accounts/{account['id']}/password", json={"password": password})
         assert "name" in problem(response, 422, "password")["errors"][0]["message"]
 
 
@@ -250,51 +250,51 @@ def test_the_names_of_the_account_are_no_password(admin: Client) -> None:
 def test_any_unicode_is_a_password_and_none_of_it_is_cut_off(
     server: LiveServer, admin: Client, password: str
 ) -> None:
-    made = make_account(admin, password=password)
+    account = make_account(admin, password=password)
     as_utf8 = password.encode()  # requests sends text as ISO-8859-1
-    assert can_log_in(server, made["username"], as_utf8)  # type: ignore[arg-type]
-    assert not can_log_in(server, made["username"], as_utf8[:-4])  # type: ignore[arg-type]
+    assert can_log_in(server, account["username"], as_utf8)  # type: ignore[arg-type]
+    assert not can_log_in(server, account["username"], as_utf8[:-4])  # type: ignore[arg-type]
 
 
 def test_a_password_logs_in_however_accents_are_composed(server: LiveServer, admin: Client) -> None:
     password = "façade d'été à Orléans"
-    made = make_account(admin, password=unicodedata.normalize("NFD", password))
+    account = make_account(admin, password=unicodedata.normalize("NFD", password))
     for form in ("NFC", "NFD"):
         secret = unicodedata.normalize(form, password).encode()
-        assert can_log_in(server, made["username"], secret)  # type: ignore[arg-type]
+        assert can_log_in(server, account["username"], secret)  # type: ignore[arg-type]
 
 
 def test_an_admin_sets_and_removes_a_password(server: LiveServer, admin: Client) -> None:
-    made = make_account(admin)
-    path = f"/accounts/{made['username']}"
+    account = make_account(admin)
+    path = f"/accounts/{account['username']}"
     tag = admin.get(path).headers["ETag"]
-    assert not can_log_in(server, made["username"], PASSWORD)
+    assert not can_log_in(server, account["username"], PASSWORD)
     response = admin.put(f"{path}/password", json={"password": PASSWORD})
     assert (response.status_code, response.content) == (204, b"")
-    assert can_log_in(server, made["username"], PASSWORD)
+    assert can_log_in(server, account["username"], PASSWORD)
     assert admin.get(path).json()["has_password"] is True
     assert admin.get(path).headers["ETag"] != tag
     assert admin.put(f"{path}/password", json={"password": OTHER_PASSWORD}).status_code == 204
-    assert not can_log_in(server, made["username"], PASSWORD)
-    assert can_log_in(server, made["username"], OTHER_PASSWORD)
+    assert not can_log_in(server, account["username"], PASSWORD)
+    assert can_log_in(server, account["username"], OTHER_PASSWORD)
     assert admin.delete(f"{path}/password").status_code == 204
-    assert not can_log_in(server, made["username"], OTHER_PASSWORD)
+    assert not can_log_in(server, account["username"], OTHER_PASSWORD)
     assert admin.get(path).json()["has_password"] is False
     problem(admin.delete(f"{path}/password"), 404)
 
 
 def test_a_password_can_be_set_and_not_read(admin: Client) -> None:
-    made = make_account(admin, password=PASSWORD)
-    problem(admin.get(f"/accounts/{made['id']}/password"), 405)
-    for path in (f"/accounts/{made['id']}", "/accounts?limit=200"):
+    account = make_account(admin, password=PASSWORD)
+    problem(admin.get(f"/accounts/{account['id']}/password"), 405)
+    for path in (f"/accounts/{account['id']}", "/accounts?limit=200"):
         text = admin.get(path).text
         assert PASSWORD not in text
         assert "argon2" not in text
 
 
 def test_a_current_password_from_an_admin_is_held_against_the_account(admin: Client) -> None:
-    made = make_account(admin, password=PASSWORD)
-    path = f"/accounts/{made['id']}/password"
+    account = make_account(admin, password=PASSWORD)
+    path = f"/accounts/{account['id']}/password"
     body = {"password": OTHER_PASSWORD, "current_password": "not at all the password"}
     problem(admin.put(path, json=body), 403)
     assert admin.put(path, json=body | {"current_password": PASSWORD}).status_code == 204
@@ -304,13 +304,13 @@ def test_a_current_password_from_an_admin_is_held_against_the_account(admin: Cli
 
 
 def test_metadata_is_in_no_token_and_no_list_but_admins(server: LiveServer, admin: Client) -> None:
-    made = make_account(admin, password=PASSWORD, metadata={"note": "hidden-from-services"})
-    token = server.client(made["username"], PASSWORD).post("/auth/token").json()["access_token"]
+    account = make_account(admin, password=PASSWORD, metadata={"note": "hidden-from-services"})
+    token = server.client(account["username"], PASSWORD).post("/auth/token").json()["access_token"]
     payload = token.split(".")[1]
     assert b"hidden-from-services" not in urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
     reader = make_account(admin, password=PASSWORD, grants={"scopes": ["keyosk:accounts:read"]})
-    shown = server.client(reader["username"], PASSWORD).get(f"/accounts/{made['id']}").json()
-    assert shown["metadata"] == made["metadata"]
+    shown = server.client(reader["username"], PASSWORD).get(f"/accounts/{account['id']}").json()
+    assert shown["metadata"] == account["metadata"]
 
 
 def test_the_admin_is_an_account_as_any_other(admin: Client) -> None:
@@ -327,10 +327,10 @@ def test_the_admin_is_an_account_as_any_other(admin: Client) -> None:
 def test_everything_of_a_deleted_account_stops_at_once(server: LiveServer, admin: Client) -> None:
     service = make_service(admin, "read")
     grants = {"scopes": [f"{service}:read", "keyosk:accounts:read"]}
-    made = make_account(admin, password=PASSWORD, grants=grants)
-    path, name = f"/accounts/{made['id']}", made["username"]
+    account = make_account(admin, password=PASSWORD, grants=grants)
+    path, name = f"/accounts/{account['id']}", account["username"]
     key = admin.post(f"{path}/api-keys", json={"name": "k"}).json()
-    by_token = Person(server.url, made["id"], name).bearer(PASSWORD)
+    by_token = Person(server.url, account["id"], name).bearer(PASSWORD)
     assert by_token.get("/accounts?limit=1").status_code == 200
     assert can_log_in(server, name, key["secret"])
 
@@ -345,7 +345,7 @@ def test_everything_of_a_deleted_account_stops_at_once(server: LiveServer, admin
 
     # A new account of the same name has nothing of the old one.
     again = admin.post("/accounts", json={"username": name}).json()
-    assert again["id"] != made["id"]
+    assert again["id"] != account["id"]
     assert again["has_password"] is False
     assert admin.get(f"/accounts/{name}/grants").json() == {"scopes": [], "roles": []}
     assert not can_log_in(server, name, PASSWORD)

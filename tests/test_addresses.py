@@ -74,14 +74,16 @@ def given_out(response: TestResponse) -> list[str]:
 
 
 def log_in(client: FlaskClient) -> dict[str, str]:
-    made = client.post("/auth/token", data={"audience": "keyosk"}, auth=("admin", ADMIN_PASSWORD))
-    assert made.status_code == 200, made.text
-    return {"Authorization": f"Bearer {made.get_json()['access_token']}"}
+    response = client.post(
+        "/auth/token", data={"audience": "keyosk"}, auth=("admin", ADMIN_PASSWORD)
+    )
+    assert response.status_code == 200, response.text
+    return {"Authorization": f"Bearer {response.get_json()['access_token']}"}
 
 
 def test_location_and_link_keep_the_path_of_the_issuer(client: FlaskClient) -> None:
     headers = log_in(client)
-    made = {
+    created = {
         path: client.post(path, json=body, headers={**headers, "Idempotency-Key": path})
         for path, body in (
             ("/accounts", {"username": "alice"}),
@@ -91,7 +93,7 @@ def test_location_and_link_keep_the_path_of_the_issuer(client: FlaskClient) -> N
             ("/signing-keys/rotate", {}),
         )
     }
-    for path, response in made.items():
+    for path, response in created.items():
         if response.status_code == 403:
             continue  # one's own proof is asked for; the address is the same function's
         assert response.status_code == 201, (path, response.text)
@@ -102,7 +104,7 @@ def test_location_and_link_keep_the_path_of_the_issuer(client: FlaskClient) -> N
     again = client.post(
         "/accounts", json={"username": "alice"}, headers={**headers, "Idempotency-Key": "/accounts"}
     )
-    assert again.headers["Location"] == made["/accounts"].headers["Location"]
+    assert again.headers["Location"] == created["/accounts"].headers["Location"]
     for path in ("/accounts", "/services", "/audit"):
         link = client.get(f"{path}?limit=1", headers=headers).headers["Link"]
         assert link.startswith(f"<{ISSUER}{path}?"), link

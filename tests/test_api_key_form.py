@@ -75,10 +75,10 @@ def test_every_generated_key_is_well_formed(key: str) -> None:
 
 
 def test_generated_keys_differ_and_use_the_whole_alphabet() -> None:
-    made = [api_key_format.generate() for _ in range(500)]
+    secrets = [api_key_format.generate() for _ in range(500)]
 
-    assert len(set(made)) == 500
-    assert {character for key in made for character in key[5:37]} == set(ALPHABET)
+    assert len(set(secrets)) == 500
+    assert {character for key in secrets for character in key[5:37]} == set(ALPHABET)
 
 
 @given(key=keys, position=st.integers(0, 42), character=st.characters())

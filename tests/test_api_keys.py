@@ -19,8 +19,8 @@ PAST = "2020-01-01T00:00:00Z"
 
 def make_key(admin: Client, account: dict[str, Any], **fields: Any) -> dict[str, Any]:
     path, body = f"/accounts/{account['id']}/api-keys", {"name": "a key", **fields}
-    made: dict[str, Any] = done(admin.post(path, json=body), 201)
-    return made
+    created: dict[str, Any] = done(admin.post(path, json=body), 201)
+    return created
 
 
 @pytest.fixture

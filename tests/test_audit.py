@@ -138,10 +138,10 @@ def test_changes_of_an_account_have_rows_with_what_differs(admin: Client) -> Non
 def test_changes_of_keys_have_rows(admin: Client) -> None:
     person = make_person(admin)
     path = f"{person.path}/api-keys"
-    made = admin.post(path, json={"name": "laptop", "networks": ["10.0.0.0/8"]})
-    key = made.json()["id"]
+    response = admin.post(path, json={"name": "laptop", "networks": ["10.0.0.0/8"]})
+    key = response.json()["id"]
     target = f"account/{person.id}/api-key/{key}"
-    row = row_of(admin, made, "api_key.create")
+    row = row_of(admin, response, "api_key.create")
     assert (row["target"], row["after"]["name"]) == (target, "laptop")
     assert row["after"]["networks"] == ["10.0.0.0/8"]
 
@@ -244,21 +244,21 @@ def test_the_first_use_of_a_key_has_a_row_and_the_second_has_none(admin: Client,
 
 def test_a_key_first_used_by_many_at_once_in_two_processes_has_one_row(prepared_url: str) -> None:
     with installed(prepared_url) as one, installed(prepared_url) as other:
-        made = one.api_keys.create(OPERATOR, "admin", name="race")
+        api_key = one.api_keys.create(OPERATOR, "admin", name="race")
         nodes = [(each, app.create_app(each)) for each in (one, other)]
         together = threading.Barrier(8)
 
         def use(number: int) -> int:
             keyosk, node = nodes[number % 2]
             with closing(keyosk.database):  # this thread's connection
-                response = node.test_client().post("/auth/token", auth=("", made.secret))
+                response = node.test_client().post("/auth/token", auth=("", api_key.secret))
                 together.wait(60)
                 response.close()  # what is done after it is done now
             return response.status_code
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(use, range(8))) == [200] * 8
-        target = f"account/{made.key.account_id}/api-key/{made.key.id}"
+        target = f"account/{api_key.key.account_id}/api-key/{api_key.key.id}"
         one.audit.seal()
         rows = one.audit.page(ListQuery(sort="sequence", filters={"target": target}))
         assert [row.action for row in rows] == ["api_key.create", "api_key.first_use"]

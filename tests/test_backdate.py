@@ -24,9 +24,9 @@ BACKDATE = 4
 def installation(prepared_url: str) -> Iterator[Installation]:
     """One whose clock is right and whose tokens are dated back."""
     config = replace(settings(prepared_url), token_backdate=BACKDATE)
-    made = Installation(config, clock=Clock(int(time.time())))
-    yield made
-    made.database.close()
+    keyosk = Installation(config, clock=Clock(int(time.time())))
+    yield keyosk
+    keyosk.database.close()
 
 
 def issue(installation: Installation, account_id: str) -> str:

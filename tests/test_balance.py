@@ -40,13 +40,13 @@ def workers(server: LiveServer) -> list[psutil.Process]:
 def connected(server: LiveServer, number: int) -> Iterator[None]:
     """So many connections, each of which got a response."""
     with contextlib.ExitStack() as stack:
-        made = [
+        connections = [
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60))
             for _ in range(number)
         ]
-        for each in made:
+        for each in connections:
             each.sendall(ASK)
-        for each in made:
+        for each in connections:
             assert each.recv(4096).startswith(b"HTTP/1.1 200")
         yield
 

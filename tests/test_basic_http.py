@@ -44,9 +44,9 @@ class Account:
 
 
 def make_account(admin: Client, username: str, password: str) -> Account:
-    made = admin.post("/accounts", json={"username": username, "password": password})
-    assert made.status_code == 201, made.text
-    return Account(made.json()["id"], username, password)
+    response = admin.post("/accounts", json={"username": username, "password": password})
+    assert response.status_code == 201, response.text
+    return Account(response.json()["id"], username, password)
 
 
 def header(user: str, password: str, form: str, scheme: str = "Basic") -> str:
@@ -184,8 +184,8 @@ def test_an_api_key_logs_in_in_every_encoding_and_nowhere_but_as_the_secret(
     server: LiveServer, admin: Client
 ) -> None:
     account = make_account(admin, live.unique("keyed"), "a password of some length")
-    made = admin.post(f"/accounts/{account.username}/api-keys", json={"name": "k"})
-    secret = made.json()["secret"]
+    response = admin.post(f"/accounts/{account.username}/api-keys", json={"name": "k"})
+    secret = response.json()["secret"]
 
     for form in FORMS:
         assert_logs_in(log_in(server, header(account.username, secret, form)), account)

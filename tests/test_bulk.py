@@ -84,8 +84,8 @@ def scope(admin: Client) -> str:
     """A scope of a service of this test's own."""
     service = unique("service")
     name = f"{service}:read"
-    made = admin.post("/services", json={"name": service, "scopes": [name]})
-    assert made.status_code == 201, made.text
+    response = admin.post("/services", json={"name": service, "scopes": [name]})
+    assert response.status_code == 201, response.text
     return name
 
 
@@ -93,16 +93,16 @@ def account(admin: Client, *scopes: str) -> str:
     """A new account with these scopes and the password ``GOOD``."""
     username = unique("importer")
     shape = {"username": username, "password": GOOD, "grants": {"scopes": list(scopes)}}
-    made = admin.post("/accounts", json=shape)
-    assert made.status_code == 201, made.text
+    response = admin.post("/accounts", json=shape)
+    assert response.status_code == 201, response.text
     return username
 
 
 def by_key(admin: Client, *scopes: str) -> Client:
     """A caller with an API key, of an account with these scopes."""
     username = account(admin, *scopes)
-    made = admin.post(f"/accounts/{username}/api-keys", json={"name": "a key"})
-    return Client(admin.url, auth=(username, made.json()["secret"]))
+    response = admin.post(f"/accounts/{username}/api-keys", json={"name": "a key"})
+    return Client(admin.url, auth=(username, response.json()["secret"]))
 
 
 # --- What a line becomes --------------------------------------------------------------------------
@@ -129,17 +129,17 @@ def test_each_line_becomes_an_account_with_all_that_it_says(admin: Client, scope
     assert summary["lines"] == summary["created"] == 2
     assert summary["complete"] is True
     assert summary["dry_run"] is False
-    made = admin.get(f"/accounts/{results[0]['id']}").json()
-    assert (made["username"], made["kind"], made["has_password"]) == (
+    account = admin.get(f"/accounts/{results[0]['id']}").json()
+    assert (account["username"], account["kind"], account["has_password"]) == (
         plain.lower(),
         "person",
         False,
     )
-    made = admin.get(f"/accounts/{full}").json()
-    assert made["id"] == results[1]["id"]
-    assert made["has_password"] is True
+    account = admin.get(f"/accounts/{full}").json()
+    assert account["id"] == results[1]["id"]
+    assert account["has_password"] is True
     for name in ("kind", "display_name", "enabled", "claims", "metadata", "expires_at"):
-        assert made[name] == shape[name]
+        assert account[name] == shape[name]
     assert admin.get(f"/accounts/{full}/grants").json()["scopes"] == shape["grants"]["scopes"]
 
 
@@ -580,8 +580,8 @@ def by_passlib(scheme: str, password: str = GOOD, **settings: Any) -> str:
 
 
 def by_bcrypt(prefix: str, password: str = GOOD, cost: int = 5) -> str:
-    made = bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(cost)).decode()
-    return made.replace("$2b$", prefix)
+    stored = bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(cost)).decode()
+    return stored.replace("$2b$", prefix)
 
 
 def by_werkzeug(method: str) -> str:

@@ -55,9 +55,9 @@ def test_a_secret_in_a_form_body_was_refused_at_all_three_addresses(
     nobody: Client, alice: Person, key: str, todo: str
 ) -> None:
     for secret in (PASSWORD, key, f"{key}\n"):
-        made = done(nobody.post("/auth/token", data=posted(alice, secret)))
-        assert made["scope"] == f"{todo}:read"
-        seen = posted(alice, secret, token=made["access_token"])
+        tokens = done(nobody.post("/auth/token", data=posted(alice, secret)))
+        assert tokens["scope"] == f"{todo}:read"
+        seen = posted(alice, secret, token=tokens["access_token"])
         assert done(nobody.post("/auth/introspect", data=seen))["active"] is True
         assert nobody.post("/auth/revoke", data=seen).status_code == 200
         assert done(nobody.post("/auth/introspect", data=seen)) == {"active": False}
@@ -181,21 +181,21 @@ def test_refresh_and_exchange_take_a_secret_in_the_body(admin: Client, nobody: C
     change = {"account": acting.username, "exchanges": [{"service": back, "scopes": []}]}
     done(admin.patch(f"/services/{front}", json=change))
     scope = f"{front}:read offline_access"
-    made = done(nobody.post("/auth/token", data=posted(person, scope=scope)))
-    body = posted(person, grant_type="refresh_token", refresh_token=made["refresh_token"])
-    made = done(nobody.post("/auth/token", data=body))
-    refresh = {"grant_type": "refresh_token", "refresh_token": made["refresh_token"]}
+    tokens = done(nobody.post("/auth/token", data=posted(person, scope=scope)))
+    body = posted(person, grant_type="refresh_token", refresh_token=tokens["refresh_token"])
+    tokens = done(nobody.post("/auth/token", data=body))
+    refresh = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
     refusal(nobody.post("/auth/token", data=posted(acting, **refresh)), 400, "invalid_grant")
     refusal(nobody.post("/auth/token", data=posted(person, "no", **refresh)), 401, "invalid_client")
     # A public client says who it is, in whatever spelling.
     refresh["client_id"] = person.username.upper()
-    made = done(nobody.post("/auth/token", data=refresh))
+    tokens = done(nobody.post("/auth/token", data=refresh))
     exchange = {
         "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
         "subject_token_type": "urn:ietf:params:oauth:token-type:access_token",
         "audience": back,
     }
-    body = posted(acting, subject_token=f"\r\n{made['access_token']} \n", **exchange)
+    body = posted(acting, subject_token=f"\r\n{tokens['access_token']} \n", **exchange)
     done(nobody.post("/auth/token", data=body))
 
 

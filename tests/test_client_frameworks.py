@@ -453,11 +453,11 @@ def test_every_option_is_passed_on(module: str, fake: FakeKeyosk) -> None:
     with pytest.raises(TypeError, match="pol_interval"):
         make(ISSUER, AUDIENCE, pol_interval=5)
     options = {"poll_interval": 5, "leeway": 1, "max_stale": 60, "typ": "JWT", "service": "x"}
-    made = make(ISSUER, ["todo", "todos"], revocations="off", tls=None, **options)
-    assert made.verifier.audience == "todo"
+    extension = make(ISSUER, ["todo", "todos"], revocations="off", tls=None, **options)
+    assert extension.verifier.audience == "todo"
     # The tokens here are of another type than it was told.
     with pytest.raises(keyosk_client.InvalidToken, match="type"):
-        asyncio.run(made.verifier.verify(fake.token()))
+        asyncio.run(extension.verifier.verify(fake.token()))
 
 
 REQUIRING: dict[str, Callable[..., Any]] = {

@@ -132,7 +132,7 @@ def test_the_table_of_options_is_complete_and_true() -> None:
 
 
 def test_the_table_of_errors_is_complete_and_true() -> None:
-    made = {
+    examples = {
         "InsufficientScope": errors.InsufficientScope("todo:read"),
         "LoginRefused": errors.LoginRefused("invalid_client", "No."),
     }
@@ -140,7 +140,7 @@ def test_the_table_of_errors_is_complete_and_true() -> None:
     stated = {name: row for row in rows("Errors") for name in re.findall(r"`(\w+)`", row[0])}
     assert set(stated) == kinds - {"KeyoskError", "Unavailable"}
     for name, (_, status, code) in stated.items():
-        error = made.get(name) or vars(errors)[name]("No.")
+        error = examples.get(name) or vars(errors)[name]("No.")
         if name == "LoginRefused":
             with pytest.raises(errors.LoginRefused):
                 challenges.refusal(error, realm="todo")

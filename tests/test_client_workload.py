@@ -76,12 +76,12 @@ def keyosk() -> Iterator[Issuer]:
 
 @pytest.fixture
 def metadata() -> Iterator[Metadata]:
-    made = Metadata()
-    made.start()
+    fake = Metadata()
+    fake.start()
     try:
-        yield made
+        yield fake
     finally:
-        made.stop()
+        fake.stop()
 
 
 @pytest.fixture(autouse=True)

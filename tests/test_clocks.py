@@ -226,11 +226,11 @@ def test_an_operator_gets_a_token_of_now_and_an_explanation_changes_nothing(
 def test_an_api_key_that_was_touched_by_a_clock_ahead_gets_tokens_of_now(
     keyosk: Installation, clock: Clock, jump: int
 ) -> None:
-    made = keyosk.api_keys.create(OPERATOR, "alice", name="k")
+    api_key = keyosk.api_keys.create(OPERATOR, "alice", name="k")
     clock.now += jump
-    keyosk.api_keys.change(OPERATOR, "alice", made.key.id, {"scopes": ["todo:read"]})
+    keyosk.api_keys.change(OPERATOR, "alice", api_key.key.id, {"scopes": ["todo:read"]})
     clock.now -= jump
-    login = keyosk.authentication.by_secret(candidates([("alice", made.secret)]), address=HERE)
+    login = keyosk.authentication.by_secret(candidates([("alice", api_key.secret)]), address=HERE)
     issued = keyosk.token_issuer.by_login(login, TokenRequest()).token
     assert claims_of(issued.text)["iat"] == int(clock.now)
 

@@ -83,10 +83,10 @@ def test_a_secret_that_somebody_gives_as_an_argument_is_not_repeated(
 
 def test_a_created_account_is_shown_as_the_api_shows_it(run: Run, admin: Client) -> None:
     name = unique("Made")
-    made = run("account", "create", name, "--json").json
+    created = run("account", "create", name, "--json").json
     shown = admin.get(f"/accounts/{name}").json()
-    assert made == shown == run("account", "show", name.upper(), "--json").json
-    assert run("account", "show", made["id"], "--json").json == shown
+    assert created == shown == run("account", "show", name.upper(), "--json").json
+    assert run("account", "show", created["id"], "--json").json == shown
     listed = run("account", "list", "--json").json
     assert listed["next"] is None
     assert shown in listed["items"]
@@ -207,14 +207,17 @@ def test_a_created_key_prints_its_secret_once_in_the_shape_of_the_api(
 ) -> None:
     name = unique("keys")
     run("account", "create", name)
-    made = run("api-key", "create", name, "laptop", "--description", "of the office", "--json").json
+    created = run(
+        "api-key", "create", name, "laptop", "--description", "of the office", "--json"
+    ).json
     by_http = admin.post(f"/accounts/{name}/api-keys", json={"name": "other"}).json()
-    assert list(made) == list(by_http)
-    secret = made.pop("secret")
+    assert list(created) == list(by_http)
+    secret = created.pop("secret")
     assert api_key_format.is_well_formed(secret)
     assert can_log_in(server, name, secret)
     assert (
-        admin.get(f"/accounts/{name}/api-keys/{made['id']}").json() | {"last_used_at": None} == made
+        admin.get(f"/accounts/{name}/api-keys/{created['id']}").json() | {"last_used_at": None}
+        == created
     )
     listed = run("api-key", "list", name, "--json")
     assert [key["name"] for key in listed.json["items"]] == ["laptop", "other"]
@@ -228,11 +231,13 @@ def test_a_key_can_be_limited_and_can_expire(run: Run, server: LiveServer) -> No
     name, service = unique("limited"), unique("service")
     run("service", "create", service, "--scope", f"{service}:a", "--scope", f"{service}:b")
     run("account", "create", name, "--grant", f"{service}:a", "--grant", f"{service}:b")
-    made = run(
+    created = run(
         *("api-key", "create", name, "k", "--scope", f"{service}:b", "--expires-at", FAR, "--json")
     ).json
-    assert (made["scopes"], made["expires_at"]) == ([f"{service}:b"], FAR)
-    assert server.client(name, made["secret"]).post("/auth/token").json()["scope"] == f"{service}:b"
+    assert (created["scopes"], created["expires_at"]) == ([f"{service}:b"], FAR)
+    assert (
+        server.client(name, created["secret"]).post("/auth/token").json()["scope"] == f"{service}:b"
+    )
     past = run("api-key", "create", name, "k", "--expires-at", "2020-01-01").refused()
     assert "expires_at: must be in the future" in past
     assert "no scope" in run("api-key", "create", name, "k", "--scope", "no:such").refused()
@@ -259,14 +264,14 @@ def test_a_key_is_disabled_and_deleted_by_its_id(run: Run, server: LiveServer) -
 
 def test_a_created_service_is_shown_as_the_api_shows_it(run: Run, admin: Client) -> None:
     name = unique("service")
-    made = run(
+    created = run(
         *("service", "create", name, "--audience", f"https://{name}.example", "--title", "Töst"),
         *("--scope", f"{name}:write", "--scope", f"{name}:read", "--json"),
     ).json
     shown = admin.get(f"/services/{name}").json()
-    assert made == shown == run("service", "show", name, "--json").json
-    assert (made["audience"], made["title"]) == (f"https://{name}.example", "Töst")
-    assert [scope["name"] for scope in made["scopes"]] == [f"{name}:read", f"{name}:write"]
+    assert created == shown == run("service", "show", name, "--json").json
+    assert (created["audience"], created["title"]) == (f"https://{name}.example", "Töst")
+    assert [scope["name"] for scope in created["scopes"]] == [f"{name}:read", f"{name}:write"]
     assert shown in run("service", "list", "--json").json["items"]
     assert name in run("service", "list").out
     assert "already has this name or audience" in run("service", "create", name).refused()

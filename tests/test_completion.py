@@ -136,9 +136,9 @@ def complete(environment: dict[str, str], folder: Path, line: str) -> list[str]:
 def test_names_are_those_of_their_place(server: LiveServer, admin: Client, tmp_path: Path) -> None:
     person = make_person(admin)
     service = make_service(admin)
-    made = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)
+    api_key = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)
     for line, wanted in {
-        f"keyosk api-key show {person.username} ": made["id"],
+        f"keyosk api-key show {person.username} ": api_key["id"],
         f"keyosk service show {service[:-1]}": service,
         f"keyosk role create new {service}:": f"{service}:read",
         "keyosk signing-key export ": done(admin.get("/auth/jwks"))["keys"][0]["kid"],

@@ -87,21 +87,23 @@ def test_twenty_services_that_want_one_scope_leave_one(admin: Client) -> None:
         [posting("/services", body) for body in bodies],
     )
     assert statuses(responses) == {201: 1, 409: 19}
-    made = [done(admin.get(response.headers["Location"])) for response in responses if response.ok]
-    assert [service["scopes"] for service in made] == [[{"name": scope, "description": ""}]]
+    services = [
+        done(admin.get(response.headers["Location"])) for response in responses if response.ok
+    ]
+    assert [service["scopes"] for service in services] == [[{"name": scope, "description": ""}]]
 
 
 # --- One entity tag, one winner -------------------------------------------------------------------
 
 
 def make_account(admin: Client) -> tuple[str, str]:
-    made = done(admin.post("/accounts", json={"username": unique("account")}))
-    return f"/accounts/{made['id']}", "display_name"
+    account = done(admin.post("/accounts", json={"username": unique("account")}))
+    return f"/accounts/{account['id']}", "display_name"
 
 
 def make_service(admin: Client) -> tuple[str, str]:
-    made = done(admin.post("/services", json={"name": unique("service")}))
-    return f"/services/{made['id']}", "title"
+    service = done(admin.post("/services", json={"name": unique("service")}))
+    return f"/services/{service['id']}", "title"
 
 
 def make_role(admin: Client) -> tuple[str, str]:
@@ -113,8 +115,8 @@ def make_role(admin: Client) -> tuple[str, str]:
 
 def make_api_key(admin: Client) -> tuple[str, str]:
     account, _ = make_account(admin)
-    made = done(admin.post(f"{account}/api-keys", json={"name": "key"}))
-    return f"{account}/api-keys/{made['id']}", "description"
+    api_key = done(admin.post(f"{account}/api-keys", json={"name": "key"}))
+    return f"{account}/api-keys/{api_key['id']}", "description"
 
 
 MAKERS: Final = [make_account, make_service, make_role, make_api_key]

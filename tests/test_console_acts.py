@@ -217,10 +217,10 @@ def make_a_key_and_copy_its_secret(hands: Hands, keyosk: Installation) -> None:
 
 def find_the_owner_of_a_leaked_key_and_end_it(hands: Hands, keyosk: Installation) -> None:
     alice = keyosk.grants.create_account(OPERATOR, [], username=unique("alice"))
-    made = keyosk.api_keys.create(OPERATOR, alice.id, name="leaked")
+    api_key = keyosk.api_keys.create(OPERATOR, alice.id, name="leaked")
     hands.go("/console/api-keys")
     hands.open("Find the owner of a leaked key")
-    hands.fill("The secret", made.secret)
+    hands.fill("The secret", api_key.secret)
     hands.press("Find its owner")
     hands.reads(f"This is a key of {alice.username}")
     hands.press("End it")

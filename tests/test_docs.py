@@ -207,8 +207,8 @@ def new_key(server: LiveServer, name: str) -> tuple[str, str]:
     """A key of alice's, who holds both scopes again whatever another test did."""
     admin = server.admin()
     assert admin.put("/accounts/alice/grants", json={"scopes": ["todo:read", "todo:write"]}).ok
-    made = admin.post("/accounts/alice/api-keys", json={"name": name}).json()
-    return made["id"], made["secret"]
+    created = admin.post("/accounts/alice/api-keys", json={"name": name}).json()
+    return created["id"], created["secret"]
 
 
 @pytest.mark.slow

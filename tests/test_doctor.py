@@ -93,12 +93,13 @@ def test_a_service_that_has_not_fetched_the_next_key_is_named(tmp_path: Path) ->
         admin = server.admin()
         service = make_service(admin)
         done(server.client().get("/auth/jwks", params={"service": service}))
-        made = done(admin.post("/signing-keys/rotate"), 201)
-        assert made["not_seen_by"] == [service]
+        signing_key = done(admin.post("/signing-keys/rotate"), 201)
+        assert signing_key["not_seen_by"] == [service]
         found = examined(doctor(server, "--json"))["next key"]
         assert found["status"] == "warning"
         assert (
-            found["found"] == f"not fetched yet by {service}; it signs from {made['active_from']}"
+            found["found"]
+            == f"not fetched yet by {service}; it signs from {signing_key['active_from']}"
         )
         done(server.client().get("/auth/jwks", params={"service": service}))
         assert done(admin.get("/signing-keys"))["items"][-1]["not_seen_by"] == []
@@ -138,13 +139,13 @@ def test_unreachable_issuers_and_useless_rules(own_server: LiveServer, tmp_path:
         assert "fetched 0 minutes ago" in here[key]["found"]
 
         idle = {"claims": {"repository_id": "1"}, "account": shop.machine()}
-        made = done(
+        rule = done(
             shop.admin.post(f"/issuers/{shop.issuer}/rules", json={"name": "other", **idle}), 201
         )
         path = f"/issuers/{shop.issuer}/rules/other"
         done(shop.admin.patch(path, json={"expires_at": "2020-01-01T00:00:00Z"}))
         assert "ended at 2020" in examined(doctor(server, "--json"))[other]["found"]
-        done(shop.admin.patch(f"/accounts/{made['account']}", json={"enabled": False}))
+        done(shop.admin.patch(f"/accounts/{rule['account']}", json={"enabled": False}))
         found = examined(doctor(server, "--json"))
         assert "is disabled or has expired" in found[other]["found"]
         assert found[other]["cure"].endswith(f"keyosk rule delete {shop.issuer} other")

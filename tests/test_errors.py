@@ -363,13 +363,13 @@ def test_a_secret_in_a_broken_request_comes_back_nowhere(server: LiveServer, adm
     """flask-restful answers with the raw input of marshmallow's error, in production only."""
     secret = "Zaphod-never-tells-42"
     username = live.unique("leak")
-    made = admin.post("/accounts", json={"username": username, "password": secret})
-    assert made.status_code == 201
+    creation = admin.post("/accounts", json={"username": username, "password": secret})
+    assert creation.status_code == 201
     own = server.client(username, secret)
     encoded = base64.b64encode(f"{username}:{secret}".encode()).decode()
     json_text = f'{{"username": "leak2", "password": "{secret}"'
     responses = [
-        made,
+        creation,
         admin.post("/accounts", json={"username": username, "password": secret}),
         admin.post("/accounts", json={"username": "a b", "password": secret}),
         admin.post("/accounts", json={"username": 1, "password": secret, "color": 1}),
@@ -426,9 +426,9 @@ def test_a_secret_in_a_broken_request_comes_back_nowhere(server: LiveServer, adm
 def test_an_api_key_is_in_no_log(server: LiveServer, admin: Client) -> None:
     username = live.unique("keyed")
     assert admin.post("/accounts", json={"username": username}).status_code == 201
-    made = admin.post(f"/accounts/{username}/api-keys", json={"name": "k"})
-    secret = made.json()["secret"]
-    path = f"/accounts/{username}/api-keys/{made.json()['id']}"
+    creation = admin.post(f"/accounts/{username}/api-keys", json={"name": "k"})
+    secret = creation.json()["secret"]
+    path = f"/accounts/{username}/api-keys/{creation.json()['id']}"
 
     assert server.client(username, secret).get("/accounts/me").status_code == 200
     assert server.client("somebody", secret).get("/accounts/me").status_code == 401

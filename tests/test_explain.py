@@ -325,23 +325,23 @@ def test_it_and_the_token_endpoint_agree(timed: Installation, data: st.DataObjec
 def test_the_commands_make_look_into_and_explain_tokens(
     server: LiveServer, admin: Client, alice: Person, todo: str
 ) -> None:
-    made = server.run("token", "issue", alice.username, "--scope", f"{todo}:read")
-    assert made.returncode == 0, made.stderr
-    looked = server.run("token", "inspect", text=made.stdout)
+    created = server.run("token", "issue", alice.username, "--scope", f"{todo}:read")
+    assert created.returncode == 0, created.stderr
+    looked = server.run("token", "inspect", text=created.stdout)
     assert looked.returncode == 0, looked.stderr
     assert json.loads(looked.stdout)["claims"]["sub"] == alice.id
-    header = f"Authorization: Bearer {made.stdout}"  # as format=header gives it
+    header = f"Authorization: Bearer {created.stdout}"  # as format=header gives it
     assert server.run("token", "inspect", text=header).stdout == looked.stdout
     rows = done(admin.get(f"/audit?action=token.issue&target=account/{alice.id}"))["items"]
     assert len(rows) == 1
-    assert made.stdout.strip() not in str(rows)
+    assert created.stdout.strip() not in str(rows)
     # Enough to find it, and to end it.
     assert rows[0]["after"]["jti"] == json.loads(looked.stdout)["claims"]["jti"]
     assert rows[0]["after"]["audiences"] == [todo]
     assert server.run("token", "issue", alice.id, "--scope", "offline_access").returncode == 1
 
     admin.delete(f"{alice.path}/tokens")
-    assert server.run("token", "inspect", text=made.stdout).returncode == 1
+    assert server.run("token", "inspect", text=created.stdout).returncode == 1
     assert server.run("token", "inspect", text="garbage\n").returncode == 1
 
     told = server.run("token", "explain", alice.username, "--scope", f"{todo}:write", "--json")

@@ -35,11 +35,11 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
     done = threading.Event()
     with LiveServer(cluster.url, tmp_path, workers="2") as server:
         admin = server.admin()
-        made = admin.post(
+        creation = admin.post(
             "/accounts/admin/api-keys", json={"name": "load", "current_password": ADMIN_PASSWORD}
         )
-        assert made.status_code == 201, made.text
-        key, bearer = made.json()["secret"], str(admin.session.headers["Authorization"])
+        assert creation.status_code == 201, creation.text
+        key, bearer = creation.json()["secret"], str(admin.session.headers["Authorization"])
 
         def write(session: requests.Session) -> None:
             name = unique("kept")

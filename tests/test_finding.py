@@ -152,23 +152,23 @@ def test_an_account_is_changed_by_the_options_that_are_given(run: Run, admin: Cl
 def test_a_key_is_shown_changed_disabled_and_enabled(run: Run, server: LiveServer) -> None:
     name = unique("keys")
     run("account", "create", name)
-    made = run("api-key", "create", name, "laptop", "--json").json
-    assert run("api-key", "show", name, made["id"], "--json").json == {
-        field: value for field, value in made.items() if field != "secret"
+    created = run("api-key", "create", name, "laptop", "--json").json
+    assert run("api-key", "show", name, created["id"], "--json").json == {
+        field: value for field, value in created.items() if field != "secret"
     }
     changed = run(
-        *("api-key", "set", name, made["id"], "--name", "desk", "--network", "10.0.0.0/8"),
+        *("api-key", "set", name, created["id"], "--name", "desk", "--network", "10.0.0.0/8"),
         *("--expires-at", "2090-01-01", "--json"),
     ).json
     assert (changed["name"], changed["networks"]) == ("desk", ["10.0.0.0/8"])
     assert changed["expires_at"] == FAR
     reset = ("--reset", "networks", "--reset", "expires_at")
-    again = run("api-key", "set", name, made["id"], *reset, "--json").json
+    again = run("api-key", "set", name, created["id"], *reset, "--json").json
     assert (again["networks"], again["expires_at"]) == (None, None)
-    assert run("api-key", "disable", name, made["id"]).code == 0
-    assert not can_log_in(server, name, made["secret"])
-    assert run("api-key", "enable", name, made["id"]).code == 0
-    assert can_log_in(server, name, made["secret"])
+    assert run("api-key", "disable", name, created["id"]).code == 0
+    assert not can_log_in(server, name, created["secret"])
+    assert run("api-key", "enable", name, created["id"]).code == 0
+    assert can_log_in(server, name, created["secret"])
 
 
 def test_a_role_is_shown_and_changed(run: Run, admin: Client) -> None:

@@ -314,9 +314,9 @@ def trap() -> Iterator[socket.socket]:
 
 @pytest.fixture(scope="module")
 def forge(server: LiveServer, admin: Client, trap: socket.socket) -> Iterator[Forge]:
-    made = Forge(server, admin, trap.getsockname()[1])
-    yield made
-    made.installation.database.close()
+    prepared = Forge(server, admin, trap.getsockname()[1])
+    yield prepared
+    prepared.installation.database.close()
 
 
 def statuses(forge: Forge, text: str) -> dict[str, int]:

@@ -27,9 +27,9 @@ class Setting:
         self.secret: str = self._post(f"/accounts/{self.username}/api-keys", name="a key")["secret"]
 
     def _post(self, path: str, **body: Any) -> dict[str, Any]:
-        made = self.admin.post(path, json=body)
-        assert made.status_code == 201, made.text
-        found: dict[str, Any] = made.json()
+        response = self.admin.post(path, json=body)
+        assert response.status_code == 201, response.text
+        found: dict[str, Any] = response.json()
         return found
 
     def basic(self) -> Client:

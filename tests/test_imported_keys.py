@@ -155,11 +155,11 @@ def test_a_pem_for_pss_alone_becomes_no_rs256_key(key: rsa.RSAPrivateKey) -> Non
 
 @table("bits", [2048, 3072])
 def test_an_rsa_jwk_of_n_e_and_d_alone_is_taken(bits: int) -> None:
-    made = rsa.generate_private_key(65537, bits)
-    jwk = rsa_jwk({name: numbers_of(made)[name] for name in ("n", "e", "d")})
+    private_key = rsa.generate_private_key(65537, bits)
+    jwk = rsa_jwk({name: numbers_of(private_key)[name] for name in ("n", "e", "d")})
     found, _ = imported_keys.read(json.dumps(jwk), None)
     assert isinstance(found, rsa.RSAPrivateKey)
-    assert material.public_jwk(found, "RS256") == material.public_jwk(made, "RS256")
+    assert material.public_jwk(found, "RS256") == material.public_jwk(private_key, "RS256")
     own = found.private_numbers()
     assert own.p * own.q == own.public_numbers.n
 
@@ -214,11 +214,11 @@ def test_of_the_optional_numbers_all_or_none_are_there(jwk: Jwk, missing: str) -
 
 
 def test_a_modulus_of_three_primes_or_of_one_is_refused() -> None:
-    made = [rsa.generate_private_key(65537, 2048).private_numbers().p for _ in range(2)]
-    whole = [made[0], made[0] * made[1] * 65_537, made[0] ** 3]
+    primes = [rsa.generate_private_key(65537, 2048).private_numbers().p for _ in range(2)]
+    whole = [primes[0], primes[0] * primes[1] * 65_537, primes[0] ** 3]
     for n in whole:
         # What is relatively prime to both: the exponents themselves may well fit.
-        order = math.lcm(*(p - 1 for p in made), 65_536) * made[0] ** 2
+        order = math.lcm(*(p - 1 for p in primes), 65_536) * primes[0] ** 2
         d = pow(65_539, -1, order) if math.gcd(65_539, order) == 1 else 65_539
         assert fields(rsa_jwk({"n": n, "e": 65_539, "d": d % n})) == ["private_key"]
 
@@ -226,8 +226,8 @@ def test_a_modulus_of_three_primes_or_of_one_is_refused() -> None:
 @table("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_the_same_bounds_hold_for_pem(form: PrivateFormat) -> None:
     for bits, taken in ((1536, False), (2048, True)):
-        made = rsa.generate_private_key(65537, bits)
-        text = made.private_bytes(Encoding.PEM, form, NoEncryption()).decode()
+        private_key = rsa.generate_private_key(65537, bits)
+        text = private_key.private_bytes(Encoding.PEM, form, NoEncryption()).decode()
         if taken:
             assert imported_keys.read(text, None)[1] == "RS256"
         else:
@@ -254,6 +254,6 @@ def test_the_endpoint_keeps_the_algorithm_of_the_jwk(admin: Client, jwk: Jwk) ->
     assert_refused(admin.post("/signing-keys/import", json=weak), "invalid", 422)
     text = json.dumps(but(jwk, alg="PS256"))
     response = admin.post("/signing-keys/import", json={"private_key": text})
-    made = done(response, 201)
-    assert made["algorithm"] == "PS256"
-    assert admin.delete(f"/signing-keys/{made['kid']}").status_code in (200, 204)
+    created = done(response, 201)
+    assert created["algorithm"] == "PS256"
+    assert admin.delete(f"/signing-keys/{created['kid']}").status_code in (200, 204)

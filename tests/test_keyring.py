@@ -301,10 +301,10 @@ def test_a_cut_off_ciphertext_is_refused_like_any_other(plain: bytes, data: st.D
 
 
 def test_new_secret_keys_are_of_32_random_bytes_and_pass_the_settings_own_check() -> None:
-    made = {material.new_secret_key() for _ in range(100)}
-    assert len(made) == 100
-    assert {len(base64.urlsafe_b64decode(secret + "=")) for secret in made} == {32}
-    assert {len(secret) for secret in made} == {43}  # the least that KEYOSK_SECRET_KEY takes
+    secret_keys = {material.new_secret_key() for _ in range(100)}
+    assert len(secret_keys) == 100
+    assert {len(base64.urlsafe_b64decode(secret + "=")) for secret in secret_keys} == {32}
+    assert {len(secret) for secret in secret_keys} == {43}  # the least that KEYOSK_SECRET_KEY takes
 
 
 def test_a_private_key_in_the_program_has_no_repr_that_shows_it() -> None:

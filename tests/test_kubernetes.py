@@ -305,8 +305,8 @@ def test_each_value_is_in_the_schema() -> None:
 
 def test_the_plain_manifests_are_those_of_the_chart() -> None:
     """`make manifests` writes them."""
-    made = "import manifests; print(manifests.rendered(), end='')"
-    result = execute([sys.executable, "-c", made], cwd=ROOT / "tools", check=True)
+    program = "import manifests; print(manifests.rendered(), end='')"
+    result = execute([sys.executable, "-c", program], cwd=ROOT / "tools", check=True)
     assert (MANIFESTS / "keyosk.yaml").read_text() == result.stdout
     for name in ("keyosk.yaml", "namespace.yaml"):
         for each in yaml.safe_load_all((MANIFESTS / name).read_text()):

@@ -432,9 +432,9 @@ def _roles(installation: Installation, chance: random.Random) -> Change:
     names: dict[str, str] = {}
 
     def create(name: str) -> str:
-        made = roles.create(OPERATOR, name=name)
-        names[made.id] = name
-        return made.id
+        role = roles.create(OPERATOR, name=name)
+        names[role.id] = name
+        return role.id
 
     return _changing(chance, create, lambda gone: roles.remove(OPERATOR, names[gone]))
 
@@ -596,8 +596,8 @@ def test_no_character_of_a_prefix_means_another(caller: Caller, pattern: str) ->
 def test_a_secret_in_the_place_of_a_prefix_is_refused_and_not_repeated(
     installation: Installation, caller: Caller
 ) -> None:
-    made = installation.api_keys.create(OPERATOR, "admin", name="mine")
-    for text in (made.secret, made.secret[:13]):
+    api_key = installation.api_keys.create(OPERATOR, "admin", name="mine")
+    for text in (api_key.secret, api_key.secret[:13]):
         response = caller.get("/api-keys", prefix=text)
         assert_refused(response, "prefix")
         assert "delete that key now" in response.text

@@ -99,8 +99,8 @@ service imap-login {{
 def mail(server: LiveServer) -> str:
     """A service for Dovecot."""
     name = unique("mail")
-    made = server.run("service", "create", name, "--scope", f"{name}:read", "--for", "dovecot")
-    assert made.returncode == 0, made.stderr
+    created = server.run("service", "create", name, "--scope", f"{name}:read", "--for", "dovecot")
+    assert created.returncode == 0, created.stderr
     return name
 
 

@@ -42,22 +42,22 @@ def test_one_sees_oneself_and_what_one_may_do(admin: Client) -> None:
 def test_by_password_one_makes_changes_rotates_and_drops_ones_own_keys(person: Person) -> None:
     client = person.login()
     response = client.post(KEYS, json={"name": "laptop", "description": "At home."})
-    made = done(response, 201)
-    assert response.headers["Location"] == f"{client.url}{person.path}/api-keys/{made['id']}"
-    assert person.login(made["secret"]).get("/accounts/me").status_code == 200
-    path = f"{KEYS}/{made['id']}"
+    created = done(response, 201)
+    assert response.headers["Location"] == f"{client.url}{person.path}/api-keys/{created['id']}"
+    assert person.login(created["secret"]).get("/accounts/me").status_code == 200
+    path = f"{KEYS}/{created['id']}"
 
     changed = done(client.patch(path, json={"name": "old laptop", "networks": ["192.0.2.1"]}))
     assert (changed["name"], changed["networks"]) == ("old laptop", ["192.0.2.1/32"])
-    assert person.login(made["secret"]).get("/accounts/me").status_code == 401
+    assert person.login(created["secret"]).get("/accounts/me").status_code == 401
     done(client.patch(path, json={"networks": None}))
 
     new = done(client.post(f"{path}/rotate", json={"overlap": 60}), 201)
-    for secret in (made["secret"], new["secret"]):
+    for secret in (created["secret"], new["secret"]):
         assert person.login(secret).get("/accounts/me").status_code == 200
     done(client.delete(path), 204)
     done(client.delete(f"{KEYS}/{new['id']}"), 204)
-    for secret in (made["secret"], new["secret"]):
+    for secret in (created["secret"], new["secret"]):
         assert person.login(secret).get("/accounts/me").status_code == 401
 
 
@@ -66,10 +66,10 @@ def test_a_key_of_ones_own_gives_no_more_than_one_holds(admin: Client) -> None:
     person = make_person(admin, f"{todo}:read")
     scopes = [f"{todo}:read", f"{todo}:write", "keyosk:admin"]
 
-    made = done(person.login().post(KEYS, json={"name": "greedy", "scopes": scopes}), 201)
+    created = done(person.login().post(KEYS, json={"name": "greedy", "scopes": scopes}), 201)
 
-    assert done(person.login(made["secret"]).post("/auth/token"))["scope"] == f"{todo}:read"
-    assert person.login(made["secret"]).get("/accounts").status_code == 403
+    assert done(person.login(created["secret"]).post("/auth/token"))["scope"] == f"{todo}:read"
+    assert person.login(created["secret"]).get("/accounts").status_code == 403
 
 
 def test_one_changes_ones_password_with_the_current_one(admin: Client, person: Person) -> None:

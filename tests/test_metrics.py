@@ -126,8 +126,8 @@ def test_tokens_are_counted_over_all_workers(metered: Metered) -> None:
 
 def made_by_password(server: Metered) -> dict[str, str]:
     client = server.client("admin", ADMIN_PASSWORD)
-    made: dict[str, str] = client.post("/accounts/me/api-keys", json={"name": "count"}).json()
-    return made
+    created: dict[str, str] = client.post("/accounts/me/api-keys", json={"name": "count"}).json()
+    return created
 
 
 def test_requests_are_counted_by_route_and_timed(metered: Metered) -> None:
@@ -241,8 +241,8 @@ def test_signing_keys_and_who_has_not_fetched_the_next(metered: Metered) -> None
     assert abs(time.time() - began) < 3600
     every = metered.count("keyosk_signing_key_rotation_timestamp_seconds", algorithm="ES256")
     assert every == began + 90 * 86_400
-    made = metered.client("admin", ADMIN_PASSWORD).post("/signing-keys/rotate", json={})
-    assert made.status_code == 201, made.text
+    response = metered.client("admin", ADMIN_PASSWORD).post("/signing-keys/rotate", json={})
+    assert response.status_code == 201, response.text
     metered.becomes(1, "keyosk_signing_keys", algorithm="ES256", state="next")
     now = time.time()
     name = "keyosk_signing_key_rotation_timestamp_seconds"
@@ -253,7 +253,7 @@ def test_signing_keys_and_who_has_not_fetched_the_next(metered: Metered) -> None
         assert time.monotonic() < deadline  # each process has the next key within a second
         metered.client().get(f"/auth/jwks?service={slow}")
         time.sleep(0.5)
-    admin.delete(f"/signing-keys/{made.json()['kid']}")
+    admin.delete(f"/signing-keys/{response.json()['kid']}")
 
 
 def test_fetches_of_keys_are_counted(metered: Metered) -> None:
@@ -446,11 +446,13 @@ def test_the_log_says_whose_token_it_was(metered: Metered) -> None:
 
 
 def test_the_log_says_who_was_refused(metered: Metered) -> None:
-    made = metered.admin().post("/accounts", json={"username": "meek", "password": ADMIN_PASSWORD})
+    response = metered.admin().post(
+        "/accounts", json={"username": "meek", "password": ADMIN_PASSWORD}
+    )
     refused = metered.client("meek", ADMIN_PASSWORD).get("/accounts")
     assert refused.status_code == 403
     entry = line_of(metered, refused)
-    assert (entry["account"], entry["status"]) == (made.json()["id"], 403)
+    assert (entry["account"], entry["status"]) == (response.json()["id"], 403)
 
 
 @pytest.fixture

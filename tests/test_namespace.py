@@ -127,8 +127,8 @@ def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(admin: 
         [f"https://{name}.example.com/", f"urn:{name}"],
     )
     body = {"name": name, "audience": audience, "audiences": others, "scopes": [f"{name}:read"]}
-    made = done(admin.post("/services", json=body), 201)
-    assert (made["audience"], made["audiences"]) == (audience, others)
+    service = done(admin.post("/services", json=body), 201)
+    assert (service["audience"], service["audiences"]) == (audience, others)
     person = make_person(admin, f"{name}:read")
     for spelling in (name, audience, *others):
         for parameter in ("audience", "resource"):
@@ -136,7 +136,7 @@ def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(admin: 
             token = done(response)
             claims = jwt.decode(token["access_token"], options={"verify_signature": False})
             assert (claims["aud"], token["scope"]) == (audience, f"{name}:read")
-    for spelling in (f"{audience}//", audience.upper(), f"urn:{name}/", made["id"]):
+    for spelling in (f"{audience}//", audience.upper(), f"urn:{name}/", service["id"]):
         response = person.login().post("/auth/token", data={"audience": spelling})
         assert (response.status_code, response.json()["error"]) == (400, "invalid_target")
     asked = {"audience": [others[0]], "scope": f"{name}:read"}

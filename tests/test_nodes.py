@@ -95,13 +95,13 @@ def test_what_is_revoked_on_one_node_is_revoked_on_all(nodes: Cluster, admin: Cl
             assert response.status_code == 401, (revoking, asked.url, response.text)
 
         def works_again(name: str = name) -> bool:
-            made = [
+            responses = [
                 each.post("/auth/token", data={"audience": "keyosk"})
                 for each in at(nodes, name, PASSWORD)
             ]
             return all(
                 bearer(asked, each.json()["access_token"]).get("/accounts/me").ok
-                for each, asked in product(made, at(nodes))
+                for each, asked in product(responses, at(nodes))
             )
 
         until(works_again, seconds=SETTLED)

@@ -640,12 +640,12 @@ def walk_services_and_roles(ask: Ask) -> tuple[str, str]:
     service, role = unique("todo"), unique("editor")
     read, write = f"{service}:read", f"{service}:write"
     new = {"name": service, "scopes": [read, {"name": write, "description": "Change it."}]}
-    made = ask(201, "POST", "/services", json=new)
+    created = ask(201, "POST", "/services", json=new)
     ask(409, "POST", "/services", json=new)
     one = f"/services/{service}"
-    assert ask(200, "GET", made.headers["Location"]).json() == made.json()
-    tag = {"If-Match": made.headers["ETag"]}
-    ask(304, "GET", one, headers={"If-None-Match": made.headers["ETag"]})
+    assert ask(200, "GET", created.headers["Location"]).json() == created.json()
+    tag = {"If-Match": created.headers["ETag"]}
+    ask(304, "GET", one, headers={"If-None-Match": created.headers["ETag"]})
     patch = {"accepts": ["password", "api_key"], "token_lifetime": 600, "claims": ["team"]}
     patch["refresh_allowed"] = True
     ask(200, "PATCH", one, json=patch, headers=tag)
@@ -687,12 +687,12 @@ def walk_accounts(ask: Ask, service: str, role: str) -> str:
         "metadata": {"ticket": 17},
         "grants": {"scopes": [read], "roles": [role]},
     }
-    made = ask(201, "POST", "/accounts", json=new)
+    created = ask(201, "POST", "/accounts", json=new)
     ask(409, "POST", "/accounts", json=new)
     one = f"/accounts/{username}"
-    ask(200, "GET", made.headers["Location"])
+    ask(200, "GET", created.headers["Location"])
     ask(200, "PATCH", one, json={"display_name": "Alice", "expires_at": "2099-01-01T00:00:00Z"})
-    ask(412, "PATCH", one, json={"enabled": True}, headers={"If-Match": made.headers["ETag"]})
+    ask(412, "PATCH", one, json={"enabled": True}, headers={"If-Match": created.headers["ETag"]})
     ask(200, "GET", f"{one}/grants")
     ask(200, "GET", f"{one}/scopes")
     ask(200, "GET", "/unused-scopes")
@@ -730,25 +730,25 @@ def walk_manifests(ask: Ask, alice: Ask, service: str, username: str) -> None:
 def walk_workloads(ask: Ask) -> None:
     issuer, account = unique("ci"), unique("deployer")
     new = {"name": issuer, "preset": "github", "issuer": f"https://{issuer}.example.com"}
-    made = ask(201, "POST", "/issuers", json=new)
+    created = ask(201, "POST", "/issuers", json=new)
     ask(409, "POST", "/issuers", json=new)
     ask(422, "POST", "/issuers", json={**new, "algorithms": ["none"]})
-    one = made.headers["Location"]
+    one = created.headers["Location"]
     ask(200, "GET", one)
     ask(200, "PATCH", one, json={"max_lifetime": 600})
     ask(201, "POST", "/accounts", json={"username": account, "kind": "machine"})
     claims = {"repository_id": "1", "ref": ["refs/heads/main", "refs/tags/*"]}
     rule = {"name": "deploy", "claims": claims, "account": account}
-    made = ask(201, "POST", f"{one}/rules", json=rule)
+    created = ask(201, "POST", f"{one}/rules", json=rule)
     ask(409, "POST", f"{one}/rules", json=rule)
-    ask(200, "GET", made.headers["Location"])
-    ask(200, "PATCH", made.headers["Location"], json={"claims": {"ref": None, "n": 7}})
+    ask(200, "GET", created.headers["Location"])
+    ask(200, "PATCH", created.headers["Location"], json={"claims": {"ref": None, "n": 7}})
     ask(200, "GET", f"{one}/rules?account={account}")
     ask(200, "GET", "/issuers?enabled=true")
     ask(200, "POST", f"{one}/test", json={"assertion": "x"})
     ask(422, "POST", f"{one}/test", json={})
     ask(409, "DELETE", one)
-    ask(204, "DELETE", made.headers["Location"])
+    ask(204, "DELETE", created.headers["Location"])
     ask(204, "DELETE", one)
 
 
@@ -813,15 +813,15 @@ def walk_api_keys(walk: Walk, server: LiveServer, username: str, service: str) -
     keys = "/accounts/me/api-keys"
     new = {"name": "report", "scopes": [f"{service}:read"], "networks": ["127.0.0.0/8"]}
     again = {"Idempotency-Key": unique("key")}
-    made = alice(201, "POST", keys, json=new, headers=again).json()
-    assert alice(201, "POST", keys, json=new, headers=again).json() == made
-    one = f"{keys}/{made['id']}"
+    created = alice(201, "POST", keys, json=new, headers=again).json()
+    assert alice(201, "POST", keys, json=new, headers=again).json() == created
+    one = f"{keys}/{created['id']}"
     alice(200, "GET", one)
     alice(200, "PATCH", one, json={"description": "Nightly."})
     alice(412, "PATCH", one, json={"enabled": True}, headers={"If-Match": '"99"'})
     alice(201, "POST", f"{one}/rotate", json={"overlap": 3600})
     alice(409, "POST", f"{one}/rotate")
-    by_key = walk.as_caller(server.client(username, made["secret"]))
+    by_key = walk.as_caller(server.client(username, created["secret"]))
     body = by_key(200, "POST", "/auth/token").json()
     assert {"api_key_successor", "api_key_expires_at"} <= body.keys()
     by_key(403, "POST", keys, json={"name": "another"})
@@ -870,11 +870,11 @@ def walk_errors(ask: Ask, anybody: Ask, alice: Ask, username: str) -> None:
 
 def walk_signing_keys(ask: Ask, anybody: Ask, service: str) -> None:
     keys = "/signing-keys"
-    made = ask(201, "POST", f"{keys}/rotate", json={"algorithm": "EdDSA"}).json()
+    created = ask(201, "POST", f"{keys}/rotate", json={"algorithm": "EdDSA"}).json()
     ask(409, "POST", f"{keys}/rotate", json={"algorithm": "EdDSA"})
     ask(422, "POST", f"{keys}/rotate", json={"limit": 1})
-    one = f"{keys}/{made['kid']}"
-    assert made["kid"] in {key["kid"] for key in ask(200, "GET", keys).json()["items"]}
+    one = f"{keys}/{created['kid']}"
+    assert created["kid"] in {key["kid"] for key in ask(200, "GET", keys).json()["items"]}
     ask(200, "GET", one)
     ask(200, "DELETE", one)
     ask(409, "DELETE", one)

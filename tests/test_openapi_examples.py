@@ -285,10 +285,10 @@ def tell_refusals(story: Story, admin: Client, alice: Client) -> None:
 def tell_api_keys(story: Story, admin: Client, alice: Client) -> None:
     one = "/accounts/{account}/api-keys/{key}"
     example = story.document["components"]["schemas"]["ApiKeyMade"]["examples"][0]
-    made = story.send(alice, "POST", "/accounts/{account}/api-keys").json()
-    story.real[example["id"]] = made["id"]
-    story.real[example["prefix"]] = made["prefix"]
-    digests = [hashlib.sha256(each["secret"].encode()).hexdigest() for each in (example, made)]
+    created = story.send(alice, "POST", "/accounts/{account}/api-keys").json()
+    story.real[example["id"]] = created["id"]
+    story.real[example["prefix"]] = created["prefix"]
+    digests = [hashlib.sha256(each["secret"].encode()).hexdigest() for each in (example, created)]
     story.real[digests[0]] = digests[1]
     account = done(alice.get("/accounts/me"))["id"]
     done(admin.post(f"/accounts/{account}/api-keys", json={"name": "without limits"}), 201)

@@ -57,10 +57,10 @@ class Known:
     def __init__(self, server: LiveServer) -> None:
         self.server = server
         self.admin = server.admin()
-        made = server.client("admin", ADMIN_PASSWORD).post(
+        response = server.client("admin", ADMIN_PASSWORD).post(
             "/accounts/me/api-keys", json={"name": unique("key")}
         )
-        self.key: str = made.json()["secret"]
+        self.key: str = response.json()["secret"]
         assert self.token().status_code == 200
 
     def token(self, **options: Any) -> requests.Response:

@@ -156,9 +156,9 @@ def test_with_the_password_one_handles_ones_own_credentials(
 
         response = client.request(method, path, json=sent)
 
-        made = done(response, status)
+        created = done(response, status)
         assert PASSWORD not in response.text
-        assert "current_password" not in (made or {})
+        assert "current_password" not in (created or {})
 
 
 def test_a_wrong_current_password_is_refused_whatever_else_was_shown(admin: Client) -> None:

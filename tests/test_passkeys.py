@@ -94,9 +94,9 @@ def node(prepared_url: str) -> Iterator[Node]:
     clock = Clock()
     config = dataclasses.replace(settings(prepared_url), issuer=_ORIGIN)
     keyosk = Installation(config, clock=clock)
-    made = Node(keyosk, clock, app.create_app(keyosk))
-    add_alice(made)
-    yield made
+    built = Node(keyosk, clock, app.create_app(keyosk))
+    add_alice(built)
+    yield built
     keyosk.database.close()
 
 
@@ -398,9 +398,9 @@ def test_chromium_makes_and_shows_a_passkey(named: LiveServer, browser: Browser)
     page = context.new_page()
     session = context.new_cdp_session(page)
     session.send("WebAuthn.enable")
-    made = {"protocol": "ctap2", "transport": "internal", "hasUserVerification": True}
-    made |= {"isUserVerified": True, "automaticPresenceSimulation": True}
-    key = session.send("WebAuthn.addVirtualAuthenticator", {"options": made})
+    authenticator = {"protocol": "ctap2", "transport": "internal", "hasUserVerification": True}
+    authenticator |= {"isUserVerified": True, "automaticPresenceSimulation": True}
+    key = session.send("WebAuthn.addVirtualAuthenticator", {"options": authenticator})
     page.goto(f"{url}/me/second-factors")
     _log_in(page, person.username)
     page.fill("#passkey-name", "Laptop")

@@ -438,10 +438,10 @@ def test_the_blocklist_is_loaded_whole_and_without_the_rest_of_its_package() -> 
 
 
 def test_generated_passwords_are_readable_and_pass() -> None:
-    made = [password_hashing.generate() for _ in range(200)]
+    passwords = [password_hashing.generate() for _ in range(200)]
 
-    assert len(set(made)) == 200
-    for password in made:
+    assert len(set(passwords)) == 200
+    for password in passwords:
         assert [len(group) for group in password.split("-")] == [5] * 6
         assert set(password) <= set("abcdefghjkmnpqrstuvwxyz23456789-")
         for username in ("admin", "a", "x7"):

@@ -44,9 +44,9 @@ OTHER_SECRET = "another-secret-key-of-this-test-and-of-no-other"
 @pytest.fixture
 def soft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsm:
     """An empty token, which this process and those that it starts see."""
-    made = soft_hsm(tmp_path)
-    monkeypatch.setenv("SOFTHSM2_CONF", str(made.configuration))
-    return made
+    token = soft_hsm(tmp_path)
+    monkeypatch.setenv("SOFTHSM2_CONF", str(token.configuration))
+    return token
 
 
 def opened(soft: SoftHsm, *, token: str = LABEL, pin: str = PIN) -> Hsm:
@@ -55,9 +55,9 @@ def opened(soft: SoftHsm, *, token: str = LABEL, pin: str = PIN) -> Hsm:
 
 @pytest.fixture
 def hsm(soft: SoftHsm) -> Iterator[Hsm]:
-    made = opened(soft)
-    yield made
-    made.close()
+    opened_hsm = opened(soft)
+    yield opened_hsm
+    opened_hsm.close()
 
 
 Build = Callable[..., Installation]
@@ -72,7 +72,7 @@ def clock() -> Clock:
 @pytest.fixture
 def build(database_url: str, soft: SoftHsm, clock: Clock) -> Iterator[Build]:
     """Sets up and opens an installation, with the HSM or without; each as a new process would."""
-    made: list[Installation] = []
+    built: list[Installation] = []
 
     def build_it(*, with_hsm: bool = True, **variables: str) -> Installation:
         read = config.load(
@@ -87,12 +87,12 @@ def build(database_url: str, soft: SoftHsm, clock: Clock) -> Iterator[Build]:
         )
         app.prepare(read, clock=clock)
         installation = Installation(read, clock=clock)
-        made.append(installation)
+        built.append(installation)
         installation.signing_keys.refresh()
         return installation
 
     yield build_it
-    for installation in made:
+    for installation in built:
         installation.signing_keys.close()
         installation.database.close()
 

@@ -61,9 +61,9 @@ def test_all_works_behind_a_pooler_from_the_start(
         admin, name = server.admin(), unique("behind")
         person = {"username": name, "password": "a password behind a pooler"}
         assert admin.post("/accounts", json=person).status_code == 201
-        made = admin.post(f"/accounts/{name}/api-keys", json={"name": "ci"})
-        assert made.status_code == 201
-        by_key = server.client(name, made.json()["secret"])
+        response = admin.post(f"/accounts/{name}/api-keys", json={"name": "ci"})
+        assert response.status_code == 201
+        by_key = server.client(name, response.json()["secret"])
         by_password = server.client(name, person["password"])
         assert in_parallel(60, lambda _: by_key.post("/auth/token")) == {200: 60}
         assert in_parallel(12, lambda _: by_password.post("/auth/token")) == {200: 12}
@@ -199,10 +199,10 @@ def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
             ended = in_parallel(12, lambda _: anyone.post("/auth/token", data=form))
             assert set(ended) <= {200, 400}
             names = [unique("key") for _ in range(24)]
-            made = in_parallel(
+            statuses = in_parallel(
                 24, lambda n: admin.post(f"/accounts/{name}/api-keys", json={"name": names[n]})
             )
-            assert made == {201: 24}
+            assert statuses == {201: 24}
 
 
 @both_modes

@@ -173,11 +173,11 @@ class Kind:
         self.method, self.body = "PATCH", {"description": unique("text")}
         self.deletable = name not in ("grants", "scopes")
         if name == "account":
-            made = done(admin.post("/accounts", json={"username": unique("p")}), 201)
-            self.path, self.body = f"/accounts/{made['id']}", {"display_name": "x"}
+            account = done(admin.post("/accounts", json={"username": unique("p")}), 201)
+            self.path, self.body = f"/accounts/{account['id']}", {"display_name": "x"}
         elif name == "grants":
-            made = done(admin.post("/accounts", json={"username": unique("p")}), 201)
-            self.path, self.method = f"/accounts/{made['id']}/grants", "PUT"
+            account = done(admin.post("/accounts", json={"username": unique("p")}), 201)
+            self.path, self.method = f"/accounts/{account['id']}/grants", "PUT"
             self.body = {"scopes": [], "roles": []}  # type: ignore[dict-item]
         elif name == "key":
             key, _ = make_key(admin, alice)
@@ -310,7 +310,7 @@ def writes(keyosk: Installation) -> dict[str, Callable[[str], int]]:
     account = keyosk.grants.create_account(OPERATOR, [], username="alice", kind=model.Kind.MACHINE)
     keyosk.services.create(OPERATOR, name="todo")
     keyosk.roles.create(OPERATOR, name="editor", scopes=[])
-    made = keyosk.api_keys.create(OPERATOR, account.id, name="a key")
+    api_key = keyosk.api_keys.create(OPERATOR, account.id, name="a key")
     keyosk.issuers.create(
         OPERATOR, name="ci", issuer="https://ci.example.org", audience="ci", required_claims=("a",)
     )
@@ -325,7 +325,9 @@ def writes(keyosk: Installation) -> dict[str, Callable[[str], int]]:
         ),
         "role": lambda text: keyosk.roles.change(OPERATOR, "editor", {"description": text}).version,
         "api_key": lambda text: (
-            keyosk.api_keys.change(OPERATOR, account.id, made.key.id, {"description": text}).version
+            keyosk.api_keys.change(
+                OPERATOR, account.id, api_key.key.id, {"description": text}
+            ).version
         ),
         "trusted_issuer": lambda text: (
             keyosk.issuers.change(OPERATOR, "ci", {"description": text}).version

@@ -283,9 +283,9 @@ def registry(
     name = unique("registry.example.org")
     scopes = [f"repository:{team}/app:pull", f"repository:{team}/app:push"]
     options = [word for scope in scopes for word in ("--scope", scope)]
-    made = server.run("service", "create", name, "--for", "registry-2", *options)
-    assert made.returncode == 0, made.stderr
-    assert f"realm: {server.url}/auth/token\nservice: {name}\n" in made.stderr
+    created = server.run("service", "create", name, "--for", "registry-2", *options)
+    assert created.returncode == 0, created.stderr
+    assert f"realm: {server.url}/auth/token\nservice: {name}\n" in created.stderr
     found = Registry(server, tmp_path_factory.mktemp("registry"), name)
     yield found
     found.process.terminate()

@@ -521,9 +521,9 @@ def test_ones_own_password_is_changed_with_the_current_one(away: Terminal, admin
     assert away.run("account", "password", "me", text=f"{new}\n{PASSWORD}\n").code == 0
     assert person.login(new).post("/auth/token").status_code == 200
     away.logged_in(person.username, new)
-    made = away.run("api-key", "create", "me", "laptop", "--json", text=f"{new}\n")
-    assert made.code == 0, made.err
-    assert json.loads(made.out)["secret"].startswith("kysk_")
+    created = away.run("api-key", "create", "me", "laptop", "--json", text=f"{new}\n")
+    assert created.code == 0, created.err
+    assert json.loads(created.out)["secret"].startswith("kysk_")
 
 
 @pytest.mark.attack

@@ -218,8 +218,10 @@ class Resource:
         return self.collection.rpartition("/")[2]
 
     def make(self, admin: Client, **fields: Any) -> dict[str, Any]:
-        made: dict[str, Any] = done(admin.post(self.collection, json={**self.new(), **fields}), 201)
-        return made
+        created: dict[str, Any] = done(
+            admin.post(self.collection, json={**self.new(), **fields}), 201
+        )
+        return created
 
     def path(self, made: dict[str, Any]) -> str:
         return f"{self.collection}/{made[self.at]}"
@@ -322,11 +324,11 @@ def fields_of(response: requests.Response) -> list[str]:
 
 def test_what_is_created_is_at_its_location_and_listed(admin: Client, resource: Resource) -> None:
     response = admin.post(resource.collection, json={**resource.new(), **resource.fields})
-    made = done(response, 201)
-    assert response.headers["Location"].endswith(resource.path(made))
-    assert {name: made[name] for name in resource.fields} == resource.fields
+    created = done(response, 201)
+    assert response.headers["Location"].endswith(resource.path(created))
+    assert {name: created[name] for name in resource.fields} == resource.fields
     shown = admin.get(response.headers["Location"])
-    assert done(shown) == resource.shown(made)
+    assert done(shown) == resource.shown(created)
     assert shown.headers["ETag"] == response.headers["ETag"]
     last = done(admin.get(resource.collection, params={"sort": "-created_at", "limit": 1}))
     listed = {name: value for name, value in done(shown).items() if name in last["items"][0]}
@@ -359,8 +361,8 @@ def test_null_resets_each_field_and_no_other(admin: Client, resource: Resource) 
 
 
 def test_all_faults_are_told_by_field_and_nothing_done(admin: Client, resource: Resource) -> None:
-    made = resource.make(admin)
-    path = resource.path(made)
+    created = resource.make(admin)
+    path = resource.path(created)
     before = done(admin.get(resource.collection, params={"limit": 1, "sort": "-created_at"}))
     wrong = sorted(resource.faults)
     by_post = {**resource.new(), **resource.faults}
@@ -378,7 +380,7 @@ def test_all_faults_are_told_by_field_and_nothing_done(admin: Client, resource: 
         for method, where in (("POST", resource.collection), ("PATCH", path)):
             refused = admin.request(method, where, data=body, headers=headers)
             assert fields_of(refused) == ["body"], (method, body)
-    assert done(admin.get(path)) == resource.shown(made)
+    assert done(admin.get(path)) == resource.shown(created)
     after = done(admin.get(resource.collection, params={"limit": 1, "sort": "-created_at"}))
     assert after == before
 
@@ -386,8 +388,8 @@ def test_all_faults_are_told_by_field_and_nothing_done(admin: Client, resource: 
 def test_a_value_that_breaks_a_rule_is_refused_at_the_start_and_in_a_change(
     admin: Client, resource: Resource, subtests: pytest.Subtests
 ) -> None:
-    made = resource.make(admin)
-    path = resource.path(made)
+    current = resource.make(admin)
+    path = resource.path(current)
     last = {"limit": 1, "sort": "-created_at"}
     for name, values in WRONG[resource.kind].items():
         for value in values:
@@ -395,8 +397,8 @@ def test_a_value_that_breaks_a_rule_is_refused_at_the_start_and_in_a_change(
                 created = admin.post(resource.collection, json={**resource.new(), name: value})
                 assert name in fields_of(created)
                 assert name in fields_of(admin.patch(path, json={name: value}))
-    assert done(admin.get(path)) == resource.shown(made)
-    assert done(admin.get(resource.collection, params=last))["items"][0]["id"] == made["id"]
+    assert done(admin.get(path)) == resource.shown(current)
+    assert done(admin.get(resource.collection, params=last))["items"][0]["id"] == current["id"]
 
 
 @pytest.mark.every_database(always=True)
@@ -489,7 +491,7 @@ def test_nothing_is_found_below_what_does_not_exist(admin: Client) -> None:
 
 
 def test_a_list_is_walked_by_pages_in_order_of_creation(admin: Client, resource: Resource) -> None:
-    made = [resource.make(admin)["id"] for _ in range(5)]
+    ids = [resource.make(admin)["id"] for _ in range(5)]
     total = int(
         admin.get(resource.collection, params={"limit": 1, "total": "true"}).headers[
             "X-Total-Count"
@@ -505,7 +507,7 @@ def test_a_list_is_walked_by_pages_in_order_of_creation(admin: Client, resource:
         path = response.links.get("next", {}).get("url")
         assert (path is None) == (page["next"] is None)
     assert len(seen) == len(set(seen)) == total
-    assert seen[-5:] == made
+    assert seen[-5:] == ids
     for query in ("limit=0", "limit=%D9%A3", "cursor=x", "cursor=%00", "cursor=%FF", "colour=red"):
         name = query.partition("=")[0]
         assert fields_of(admin.get(f"{resource.collection}?{query}")) == [name]

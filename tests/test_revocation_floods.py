@@ -239,8 +239,8 @@ def test_a_session_is_revoked_by_one_entry(keyosk: Installation, clock: Clock, a
 
 
 def keys_of(keyosk: Installation, account: str, count: int) -> list[str]:
-    made = [keyosk.api_keys.create(OPERATOR, account, name="one of many") for _ in range(count)]
-    return [each.key.id for each in made]
+    api_keys = [keyosk.api_keys.create(OPERATOR, account, name="one of many") for _ in range(count)]
+    return [each.key.id for each in api_keys]
 
 
 def minted_by(keyosk: Installation, account: str, key: str) -> str:

@@ -123,10 +123,10 @@ def test_an_account_that_is_deleted_at_the_end_of_a_login_is_wrong_credentials(
 def test_an_api_key_that_is_deleted_at_the_end_of_a_login_is_wrong_credentials(
     alice: Installation,
 ) -> None:
-    made = alice.api_keys.create(OPERATOR, "alice", name="key")
-    login = alice.authentication.by_secret(candidates([("alice", made.secret)]))
+    api_key = alice.api_keys.create(OPERATOR, "alice", name="key")
+    login = alice.authentication.by_secret(candidates([("alice", api_key.secret)]))
     last_step = _refresh_session(alice, login)
-    alice.api_keys.remove(OPERATOR, "alice", made.key.id)
+    alice.api_keys.remove(OPERATOR, "alice", api_key.key.id)
     with pytest.raises(BadCredentials):
         last_step()
 
@@ -139,9 +139,9 @@ class Somebody:
         grants = {"scopes": ["keyosk:accounts:read"]}
         body = {"username": self.name, "password": PASSWORD, "grants": grants}
         self.admin = server.admin()
-        made = self.admin.post("/accounts", json=body)
-        assert made.status_code == 201, made.text
-        self.path = made.headers["Location"]
+        response = self.admin.post("/accounts", json=body)
+        assert response.status_code == 201, response.text
+        self.path = response.headers["Location"]
         self.key: str = self.admin.post(f"{self.path}/api-keys", json={"name": "k"}).json()[
             "secret"
         ]

@@ -111,16 +111,16 @@ def test_a_successor_is_like_the_key_save_secrets(admin: Client, person: Person,
         "networks": ["127.0.0.0/8"],
         "expires_at": "2090-01-01T00:00:00Z",
     }
-    made = done(admin.post(f"{person.path}/api-keys", json=fields), 201)
+    api_key = done(admin.post(f"{person.path}/api-keys", json=fields), 201)
 
-    response = admin.post(f"{person.path}/api-keys/{made['id']}/rotate")
+    response = admin.post(f"{person.path}/api-keys/{api_key['id']}/rotate")
 
     new = done(response, 201)
     assert {name: new[name] for name in fields} == fields
     assert response.headers["Location"] == f"{person.url}{person.path}/api-keys/{new['id']}"
     assert response.headers["Cache-Control"] == "no-store"
     assert (new["successor"], new["last_used_at"], new["enabled"]) == (None, None, True)
-    assert len({made["secret"], new["secret"]}) == len({made["id"], new["id"]}) == 2
+    assert len({api_key["secret"], new["secret"]}) == len({api_key["id"], new["id"]}) == 2
     assert new["secret"].startswith(new["prefix"])
     assert done(person.login(new["secret"]).post("/auth/token"))["scope"] == f"{todo}:read"
 

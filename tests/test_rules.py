@@ -473,8 +473,8 @@ def test_by_api_key_grants_are_only_narrowed(admin: Client, by_key: Client, todo
     for add in ({"scopes": [ADMIN]}, {"roles": [role]}, {"scopes": [read]}):
         assert_refused(by_key.patch(path, json={"add": add}), RULE)
         assert_refused(by_key.put(path, json=add), RULE)
-    made = {"username": live.unique("made"), "grants": {"scopes": [read]}}
-    assert_refused(by_key.post("/accounts", json=made), RULE)
+    new_account = {"username": live.unique("made"), "grants": {"scopes": [read]}}
+    assert_refused(by_key.post("/accounts", json=new_account), RULE)
     assert grants(admin, person) == {"scopes": [limited, write], "roles": []}
 
     done(by_key.patch(path, json={"remove": {"scopes": [write]}}))

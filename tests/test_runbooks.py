@@ -89,8 +89,10 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def new_key(machine: Machine) -> tuple[str, str]:
-    made = machine.server.admin().post("/accounts/alice/api-keys", json={"name": "laptop"}).json()
-    return made["id"], made["secret"]
+    created = (
+        machine.server.admin().post("/accounts/alice/api-keys", json={"name": "laptop"}).json()
+    )
+    return created["id"], created["secret"]
 
 
 def test_a_leaked_api_key_is_stopped_traced_and_replaced(machine: Machine) -> None:

@@ -77,9 +77,9 @@ class Tab:
         offer = Page(self.send(_MINE, "/app", name="Phone", current_password=PASSWORD))
         found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
         assert found is not None, offer.text
-        made = pyotp.TOTP(found[1].replace(" ", ""))
-        page = Page(self.send(offer, "/app/confirm", code=made.at(int(node.clock.now))))
-        return made, _CODE.findall(page.text)
+        totp = pyotp.TOTP(found[1].replace(" ", ""))
+        page = Page(self.send(offer, "/app/confirm", code=totp.at(int(node.clock.now))))
+        return totp, _CODE.findall(page.text)
 
 
 @contextmanager
@@ -99,8 +99,10 @@ def node(prepared_url: str) -> Iterator[Node]:
 
 def add_alice(node: Node, *scopes: str) -> str:
     grants = [Grant(scope=scope) for scope in scopes]
-    made = node.keyosk.grants.create_account(OPERATOR, grants, username="alice", password=PASSWORD)
-    return made.id
+    account = node.keyosk.grants.create_account(
+        OPERATOR, grants, username="alice", password=PASSWORD
+    )
+    return account.id
 
 
 def enrolled(node: Node) -> tuple[pyotp.TOTP, list[str]]:

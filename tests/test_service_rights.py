@@ -105,8 +105,8 @@ def test_by_api_key_no_service_is_made_that_acts_for_others(admin: Client, shop:
         {"account": person.username},
         {"exchanges": [{"service": shop.billing, "scopes": [f"{shop.billing}:write"]}]},
     ):
-        made = {"name": live.unique("own"), **fields}
-        assert_refused(person.login(secret).post("/services", json=made), RULE)
+        new_service = {"name": live.unique("own"), **fields}
+        assert_refused(person.login(secret).post("/services", json=new_service), RULE)
         assert_refused(person.bearer(secret).patch(f"/services/{shop.front}", json=fields), RULE)
 
 

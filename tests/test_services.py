@@ -12,29 +12,29 @@ def make(admin: Client, *scopes: str, **fields: Any) -> dict[str, Any]:
     """A service whose scopes have its name in front."""
     name = unique("service")
     body = {"name": name, "scopes": [f"{name}:{scope}" for scope in scopes], **fields}
-    made: dict[str, Any] = done(admin.post("/services", json=body), 201)
-    return made
+    service: dict[str, Any] = done(admin.post("/services", json=body), 201)
+    return service
 
 
 # --- Create and read ------------------------------------------------------------------------------
 
 
 def test_a_service_without_an_audience_has_its_name_as_one(admin: Client) -> None:
-    made = make(admin)
-    assert made["audience"] == made["name"]
-    for reference in (made["name"], made["id"], made["id"].upper()):
-        assert admin.get(f"/services/{reference}").json() == made
+    created = make(admin)
+    assert created["audience"] == created["name"]
+    for reference in (created["name"], created["id"], created["id"].upper()):
+        assert admin.get(f"/services/{reference}").json() == created
 
 
 def test_the_scopes_of_a_service_are_listed_by_name(admin: Client) -> None:
     name = unique("full")
     scopes = [f"{name}:write", {"name": f"{name}:read", "description": "To see it."}]
-    made = admin.post("/services", json={"name": name, "scopes": scopes}).json()
-    assert made["scopes"] == [
+    created = admin.post("/services", json={"name": name, "scopes": scopes}).json()
+    assert created["scopes"] == [
         {"name": f"{name}:read", "description": "To see it."},
         {"name": f"{name}:write", "description": ""},
     ]
-    assert admin.get(f"/services/{name}/scopes").json() == {"scopes": made["scopes"]}
+    assert admin.get(f"/services/{name}/scopes").json() == {"scopes": created["scopes"]}
 
 
 # --- Uniqueness -----------------------------------------------------------------------------------
@@ -96,14 +96,14 @@ def test_scopes_put_at_once_end_as_one_of_them_said(admin: Client) -> None:
 
 
 def test_a_patch_changes_several_things_at_once_or_none(admin: Client) -> None:
-    made = make(admin, "old")
-    path = f"/services/{made['id']}"
+    created = make(admin, "old")
+    path = f"/services/{created['id']}"
     name = unique("renamed")
     changed = admin.patch(path, json={"name": name, "title": "T", "scopes": [f"{name}:new"]}).json()
     assert (changed["name"], changed["title"]) == (name, "T")
     assert changed["scopes"] == [{"name": f"{name}:new", "description": ""}]
-    assert changed["audience"] == made["audience"]  # verifiers rely on it
-    assert admin.get(f"/services/{made['name']}").status_code == 404
+    assert changed["audience"] == created["audience"]  # verifiers rely on it
+    assert admin.get(f"/services/{created['name']}").status_code == 404
     problem(admin.patch(path, json={"title": "U", "scopes": ["keyosk:new"]}), 422, "scopes")
     assert changed.pop("effective_at_latest")  # its old scope went
     assert admin.get(path).json() == changed
@@ -133,18 +133,18 @@ def test_a_scope_that_stays_keeps_its_grants_and_one_that_goes_loses_them(admin:
 
 
 def test_scopes_with_a_fault_replace_nothing(admin: Client) -> None:
-    made = make(admin, "a")
-    path = f"/services/{made['id']}/scopes"
+    created = make(admin, "a")
+    path = f"/services/{created['id']}/scopes"
     for body, field in (
         ({"scopes": ["a b"]}, "scopes"),
-        ({"scopes": [f"{made['name']}:x"] * 2}, "scopes"),
+        ({"scopes": [f"{created['name']}:x"] * 2}, "scopes"),
         ({"scopes": ["keyosk:x"]}, "scopes"),
         ({}, "scopes"),
         ({"scopes": None}, "scopes"),
         ({"scopes": [], "name": "x"}, "name"),
     ):
         problem(admin.put(path, json=body), 422, field)
-    assert admin.get(path).json() == {"scopes": made["scopes"]}
+    assert admin.get(path).json() == {"scopes": created["scopes"]}
 
 
 # --- What a service says of its tokens ------------------------------------------------------------
@@ -208,10 +208,10 @@ def test_nobody_can_pass_for_keyosks_own_service(admin: Client) -> None:
     problem(
         admin.post("/services", json={"name": unique("x"), "audience": "keyosk"}), 409, "audience"
     )
-    made = make(admin)
+    created = make(admin)
     for patch, status, field in (
         ({"name": "keyosk"}, 409, "name"),
         ({"audience": "keyosk"}, 409, "audience"),
         ({"scopes": ["keyosk:accounts:write"]}, 422, "scopes"),
     ):
-        problem(admin.patch(f"/services/{made['id']}", json=patch), status, field)
+        problem(admin.patch(f"/services/{created['id']}", json=patch), status, field)

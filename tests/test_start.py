@@ -367,8 +367,8 @@ def test_a_start_imports_what_every_server_needs_and_that_before_the_workers(
     """Nine tenths of a start is imports; what each worker imports takes memory in each."""
     own_server.program = (sys.executable, "-X", "importtime", "-m", "keyosk")
     with own_server as server:
-        made = json.loads(server.run("api-key", "create", "admin", "first", "--json").stdout)
-        for secret in (made["secret"], ADMIN_PASSWORD):
+        api_key = json.loads(server.run("api-key", "create", "admin", "first", "--json").stdout)
+        for secret in (api_key["secret"], ADMIN_PASSWORD):
             assert server.client("admin", secret).post("/auth/token").status_code == 200
     before, _, after = server.log.read_text().partition("Booting worker")
     imported = set(IMPORTED.findall(before))

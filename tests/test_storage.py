@@ -89,7 +89,7 @@ def opened(url: str) -> Iterator[Database]:
 
 
 def account(username: str, **changes: Any) -> Account:
-    made = Account(
+    stored = Account(
         id=new_id(),
         username=username,
         kind=Kind.PERSON,
@@ -104,7 +104,7 @@ def account(username: str, **changes: Any) -> Account:
         updated_at=NOW,
         version=1,
     )
-    return replace(made, **changes)
+    return replace(stored, **changes)
 
 
 def service(name: str, *scopes: str, **changes: Any) -> Service:
@@ -135,7 +135,7 @@ def role(name: str, *scopes: str) -> Role:
 
 
 def api_key(account_id: str, **changes: Any) -> ApiKey:
-    made = ApiKey(
+    key = ApiKey(
         id=new_id(),
         account_id=account_id,
         name="laptop",
@@ -151,7 +151,7 @@ def api_key(account_id: str, **changes: Any) -> ApiKey:
         updated_at=NOW,
         version=1,
     )
-    return replace(made, **changes)
+    return replace(key, **changes)
 
 
 @contextmanager

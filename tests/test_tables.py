@@ -142,8 +142,8 @@ def test_markup_in_a_name_is_text(draw: Draw, admin: Client, text: str) -> None:
 def test_what_steers_a_terminal_is_drawn_as_escapes(draw: Draw, admin: Client) -> None:
     name = unique("steer")
     text = "a\x1b[2Jb\x1b]0;title\x07c\u202ed\x9be"
-    made = admin.post("/accounts", json={"username": name, "metadata": {"note": text}})
-    done(made, 201)
+    response = admin.post("/accounts", json={"username": name, "metadata": {"note": text}})
+    done(response, 201)
     shown = ESCAPES.sub("", draw("account", "show", name).out)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
     assert "u001b[2Jb" in shown
@@ -181,7 +181,7 @@ def test_what_programs_read_is_the_same_on_a_terminal(
 def test_a_pipe_gets_plain_lines_in_any_environment(server: LiveServer, admin: Client) -> None:
     """As scripts have read them ever since: as wide as the longest cell, two spaces between."""
     name = unique("pipe")
-    made = done(admin.post("/accounts", json={"username": name, "display_name": "[red]"}), 201)
+    account = done(admin.post("/accounts", json={"username": name, "display_name": "[red]"}), 201)
     environment = {
         **server.environment,
         "COLUMNS": "20",
@@ -192,7 +192,7 @@ def test_a_pipe_gets_plain_lines_in_any_environment(server: LiveServer, admin: C
     listed = keyosk(environment, server.folder, "account", "list", "--query", name).out
     assert listed.splitlines() == [
         f"{'username':<{len(name)}}  kind    enabled  has_password  last_login_at  id",
-        f"{name}  person  yes      no            -              {made['id']}",
+        f"{name}  person  yes      no            -              {account['id']}",
     ]
     shown = keyosk(environment, server.folder, "account", "show", name).out.splitlines()
     assert "display_name   [red]" in shown

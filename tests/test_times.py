@@ -143,13 +143,13 @@ def test_a_key_that_has_expired_is_not_rotated_into_one_that_has(prepared_url: s
     clock = Clock(time.time())
     with installed(prepared_url, clock=clock) as installation:
         keys = installation.api_keys
-        made = keys.create(OPERATOR, "admin", name="short", expires_at=int(clock.now) + 60)
+        api_key = keys.create(OPERATOR, "admin", name="short", expires_at=int(clock.now) + 60)
         clock.now += 61
         with pytest.raises(Conflict, match="expired"):
-            keys.rotate(OPERATOR, "admin", made.key.id)
+            keys.rotate(OPERATOR, "admin", api_key.key.id)
         # An end that is only repeated is taken here as well.
         changed = keys.change(
-            OPERATOR, "admin", made.key.id, {"expires_at": made.key.expires_at, "name": "old"}
+            OPERATOR, "admin", api_key.key.id, {"expires_at": api_key.key.expires_at, "name": "old"}
         )
         assert changed.name == "old"
 

@@ -52,18 +52,18 @@ class Account:
         self.admin = admin
         self.username = live.unique("alice")
         body = {"username": self.username, "grants": {"scopes": list(scopes)}, **fields}
-        made = admin.post("/accounts", json=body)
-        assert made.status_code == 201, made.text
-        self.id: str = made.json()["id"]
+        response = admin.post("/accounts", json=body)
+        assert response.status_code == 201, response.text
+        self.id: str = response.json()["id"]
         self.path = f"/accounts/{self.id}"
         self.key = self.new_key()
         self.by_key = server.client(self.username, self.key["secret"])
         self.by_password = server.client(self.username, PASSWORD)
 
     def new_key(self, **fields: Any) -> dict[str, Any]:
-        made = self.admin.post(f"{self.path}/api-keys", json={"name": "a key", **fields})
-        assert made.status_code == 201, made.text
-        key: dict[str, Any] = made.json()
+        response = self.admin.post(f"{self.path}/api-keys", json={"name": "a key", **fields})
+        assert response.status_code == 201, response.text
+        key: dict[str, Any] = response.json()
         return key
 
     def client(self, key: dict[str, Any]) -> Client:
@@ -84,9 +84,9 @@ class Account:
 def make_service(admin: Client, **fields: Any) -> Service:
     name = live.unique("todo")
     scopes = [f"{name}:read", f"{name}:write"]
-    made = admin.post("/services", json={"name": name, "scopes": scopes, **fields})
-    assert made.status_code == 201, made.text
-    return Service(name, made.json()["audience"])
+    response = admin.post("/services", json={"name": name, "scopes": scopes, **fields})
+    assert response.status_code == 201, response.text
+    return Service(name, response.json()["audience"])
 
 
 @pytest.fixture(scope="module")

@@ -40,12 +40,12 @@ write()
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'keyosk.db'}")
-    made.create_file()
-    made.raw.execute_sql("CREATE TABLE counter (value INTEGER)")
-    made.raw.execute_sql("INSERT INTO counter VALUES (0)")
-    yield made
-    made.close()
+    opened = Database(f"sqlite:///{tmp_path / 'keyosk.db'}")
+    opened.create_file()
+    opened.raw.execute_sql("CREATE TABLE counter (value INTEGER)")
+    opened.raw.execute_sql("INSERT INTO counter VALUES (0)")
+    yield opened
+    opened.close()
 
 
 @contextmanager

@@ -447,8 +447,8 @@ def test_old_and_new_work_together_after_an_additive_one(database_url: str, tmp_
         new.start()
         for one, other in ((old, new), (new, old)):
             name = unique("alice")
-            made = one.admin().post("/accounts", json={"username": name, "password": PASSWORD})
-            assert made.status_code == 201, made.text
+            response = one.admin().post("/accounts", json={"username": name, "password": PASSWORD})
+            assert response.status_code == 201, response.text
             assert other.client(name, PASSWORD).post("/auth/token").status_code == 200
             admin = other.client("admin", ADMIN_PASSWORD)
             bearer = admin.post("/auth/token", data={"audience": "keyosk", "format": "header"}).text

@@ -115,10 +115,10 @@ def test_the_docs_have_no_other_verifier() -> None:
 
 def test_a_service_is_made_and_changed_for_a_verifier(server: LiveServer, admin: Client) -> None:
     name = unique("shop")
-    made = server.run("service", "create", name, "--for", "spring")
-    assert made.returncode == 0, made.stderr
-    assert f"issuer-uri={server.url}\n" in made.stderr
-    assert f"audiences={name}\n" in made.stderr
+    created = server.run("service", "create", name, "--for", "spring")
+    assert created.returncode == 0, created.stderr
+    assert f"issuer-uri={server.url}\n" in created.stderr
+    assert f"audiences={name}\n" in created.stderr
     found = done(admin.get(f"/services/{name}"))
     assert (found["typ"], found["signing_algorithm"]) == ("JWT", None)
     assert found["on_request_only"] is True

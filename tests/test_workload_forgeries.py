@@ -74,9 +74,9 @@ def ci() -> Iterator[Platform]:
 @pytest.fixture(scope="module", params=sorted(PRESETS))
 def target(request: pytest.FixtureRequest, server: LiveServer, admin: Client) -> Iterator[Target]:
     with platform() as ci:
-        made = Target(server, admin, ci, request.param)
-        assert made.shop.show(made.token()).status_code == 200
-        yield made
+        prepared = Target(server, admin, ci, request.param)
+        assert prepared.shop.show(prepared.token()).status_code == 200
+        yield prepared
 
 
 def forgeries(ci: Platform, good: str) -> dict[str, str]:
@@ -101,8 +101,8 @@ def forgeries(ci: Platform, good: str) -> dict[str, str]:
 
     def hmac_by(key: bytes) -> str:
         content = f"{part({'alg': 'HS256', 'typ': 'JWT', **kid})}.{payload}"
-        made = hmac.new(key, content.encode(), hashlib.sha256).digest()
-        return f"{content}.{base64url(made)}"
+        digest = hmac.new(key, content.encode(), hashlib.sha256).digest()
+        return f"{content}.{base64url(digest)}"
 
     padded = base64.urlsafe_b64encode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))

@@ -8,7 +8,7 @@ from keyosk.model import CredentialKind, Entitlement, Principal, TokenPolicy
 
 def policy(name: str, **changes: Any) -> TokenPolicy:
     """What a service says of its tokens; its audience is its name."""
-    made = TokenPolicy(
+    default = TokenPolicy(
         name=name,
         audience=name,
         enabled=True,
@@ -21,12 +21,12 @@ def policy(name: str, **changes: Any) -> TokenPolicy:
         refresh_lifetime=None,
         claims=(),
     )
-    return replace(made, **changes)
+    return replace(default, **changes)
 
 
 def principal(*entitlements: Entitlement, **changes: Any) -> Principal:
     """Alice, logged in by password."""
-    made = Principal(
+    default = Principal(
         account_id="an id",
         username="alice",
         claims="{}",
@@ -42,4 +42,4 @@ def principal(*entitlements: Entitlement, **changes: Any) -> Principal:
         tokens_from=0,
         entitlements=entitlements,
     )
-    return replace(made, **changes)
+    return replace(default, **changes)
