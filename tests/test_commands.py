@@ -9,12 +9,15 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click import Context, Group, Option
 from playhouse.migrations import Runner
 
+from keyosk import cli
+from keyosk.cli import groups
 from keyosk.config import SETTINGS
 from keyosk.credentials import api_key_format
 from keyosk.storage import schema
@@ -46,8 +49,20 @@ def run(server: LiveServer) -> Run:
 
 @pytest.mark.parametrize(
     ("arguments", "meant"),
-    [(("rolee", "list"), "role"), (("account", "creat"), "create"), (("tokn",), "token")],
-    ids=lambda value: value if isinstance(value, str) else "",
+    [
+        (("rolee", "list"), "role"),
+        (("account", "creat"), "create"),
+        (("tokn",), "token"),
+        (("help",), "--help"),
+        (("version",), "--version"),
+        # Words of other systems.
+        (("user", "list"), "account"),
+        (("Clients",), "account"),
+        (("account", "add"), "create"),
+        (("api-key", "ls"), "list"),
+        (("backup",), "database"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_a_mistyped_command_is_told_with_the_nearest_one(
     run: Run, arguments: tuple[str, ...], meant: str
@@ -56,6 +71,36 @@ def test_a_mistyped_command_is_told_with_the_nearest_one(
     assert done.code == 2
     assert f"Did you mean '{meant}'?" in done.err
     assert "Did you mean" not in run("xyzzy").err
+
+
+def test_every_word_of_other_systems_leads_to_a_command() -> None:
+    commands = {name for group, _ in _groups() for name in group.list_commands(Context(group))}
+    assert not {name for names in groups.WORDS.values() for name in names} - commands
+
+
+def test_help_says_in_a_whole_sentence_what_each_command_does() -> None:
+    for group, path in _groups():
+        shown = group.get_help(Context(group, info_name=path, terminal_width=80))
+        summaries = shown.partition("\nCommands:\n")[2]
+        assert summaries.count(".\n") + 1 == len(group.list_commands(Context(group))), summaries
+        assert "..." not in summaries, path
+
+
+def test_help_explains_every_option_that_takes_a_time() -> None:
+    for group, path in _groups():
+        for name, subcommand in group.commands.items():
+            for option in subcommand.params:
+                if option.metavar == "TIME" and isinstance(option, Option):
+                    assert "2030-01-31" in (option.help or ""), (path, name, option.name)
+
+
+def _groups() -> Iterator[tuple[Group, str]]:
+    """Yield every group of commands, loaded."""
+    top = cli.keyosk
+    assert isinstance(top, Group)
+    loaded = [top.get_command(Context(top), name) for name in top.list_commands(Context(top))]
+    yield top, "keyosk"
+    yield from ((each, str(each.name)) for each in loaded if isinstance(each, Group))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import click
 
 from keyosk.cli import names, shared
 from keyosk.cli.bulk import export_accounts, import_accounts
+from keyosk.cli.groups import Group
 from keyosk.errors import counted
 from keyosk.model import FactorKind, Kind
 
@@ -15,20 +16,22 @@ _RECOVERY_CODES = FactorKind.RECOVERY_CODES.value
 _COLUMNS = ("username", "kind", "enabled", "has_password", "last_login_at", "id")
 
 
-@click.group()
+@click.group(cls=Group)
 def account() -> None:
     """Create, list, change and delete accounts."""
 
 
 @account.command("list")
-@click.option("--kind", type=click.Choice([kind.value for kind in Kind]))
+@click.option(
+    "--kind", type=click.Choice([kind.value for kind in Kind]), help="Only accounts of this kind."
+)
 @shared.enabled
 @click.option("--role", metavar="ROLE", help="Only accounts that were granted this role.")
 @click.option("--scope", metavar="SCOPE", help="Only accounts that were granted this scope.")
 @click.option("--query", "q", metavar="TEXT", help="The beginning of the username or display name.")
 @click.option("--contains", metavar="TEXT", help="Text inside the username or display name.")
-@click.option("--created-after", callback=shared.parse_time, metavar="TIME")
-@click.option("--last-login-before", callback=shared.parse_time, metavar="TIME")
+@shared.time_option("--created-after", help_="Only accounts created after this time")
+@shared.time_option("--last-login-before", help_="Only accounts without a login since this time")
 @shared.sort
 @shared.limit
 @shared.quiet("usernames")
@@ -52,7 +55,13 @@ def show_account(username: str, *, as_json: bool) -> None:
 
 @account.command("create")
 @click.argument("username")
-@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), default="person")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in Kind]),
+    default="person",
+    show_default=True,
+    help="Whether people or programs log in with it.",
+)
 @click.option("--display-name", default="")
 @click.option(
     "--password",
@@ -63,7 +72,7 @@ def show_account(username: str, *, as_json: bool) -> None:
 @click.option(
     "--grant", "scopes", multiple=True, metavar="SCOPE", help="Grant this scope; repeatable."
 )
-@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.time_option("--expires-at", help_="When the account expires")
 @shared.quiet("the id")
 @shared.as_json
 def create_account(
@@ -91,10 +100,14 @@ def create_account(
 @account.command("set")
 @click.argument("username", shell_complete=names.accounts)
 @click.option("--username", "new_username", metavar="NAME", help="A new username.")
-@click.option("--kind", type=click.Choice([kind.value for kind in Kind]))
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in Kind]),
+    help="Whether people or programs log in with it.",
+)
 @click.option("--display-name")
 @click.option("--enabled/--disabled", default=None)
-@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.time_option("--expires-at", help_="When the account expires")
 @click.option(
     "--claims",
     callback=shared.parse_object,

@@ -5,12 +5,13 @@ from typing import Any
 import click
 
 from keyosk.cli import names, shared
+from keyosk.cli.groups import Group
 
 _RESETTABLE = ("description", "scopes", "networks", "expires_at")
 _COLUMNS = ("name", "prefix", "enabled", "scopes", "expires_at", "last_used_at", "id")
 
 
-@click.group("api-key")
+@click.group("api-key", cls=Group)
 def api_key() -> None:
     """Create, find, list, change, rotate and delete API keys."""
 
@@ -18,8 +19,8 @@ def api_key() -> None:
 @api_key.command("list")
 @click.argument("username", required=False, shell_complete=names.accounts)
 @shared.enabled
-@click.option("--expires-before", callback=shared.parse_time, metavar="TIME")
-@click.option("--unused-since", callback=shared.parse_time, metavar="TIME")
+@shared.time_option("--expires-before", help_="Only keys that expire before this time")
+@shared.time_option("--unused-since", help_="Only keys without a login since this time")
 @click.option(
     "--networks",
     type=click.Choice(("any", "limited")),
@@ -78,7 +79,7 @@ def find_keys(prefix: str | None, *, as_json: bool) -> None:
     metavar="CIDR",
     help="Accept it only from here; repeatable.",
 )
-@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.time_option("--expires-at", help_="When the key expires")
 @shared.quiet("the secret")
 @shared.as_json
 def create_key(
@@ -131,7 +132,7 @@ def rotate_key(username: str, key_id: str, overlap: int | None, *, as_json: bool
 @click.option(
     "--network", "networks", multiple=True, metavar="CIDR", help="Replaces all; repeatable."
 )
-@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.time_option("--expires-at", help_="When the key expires")
 @click.option("--enabled/--disabled", default=None)
 @click.option(
     "--reset", multiple=True, type=click.Choice(_RESETTABLE), help="Set to the default; repeatable."

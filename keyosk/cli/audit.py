@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from keyosk.cli import global_options, shared
+from keyosk.cli.groups import Group
 from keyosk.errors import counted
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """List, verify and prune the audit log."""
 
@@ -20,9 +21,11 @@ def audit() -> None:
 @click.option("--actor", help="Only this account, by username or id.")
 @click.option("--credential", metavar="ID", help="Only this: an API key's id, or password.")
 @click.option("--target", help="Only what was done to this, such as account/ and an id.")
-@click.option("--outcome", type=click.Choice(("done", "refused")))
-@click.option("--since", callback=shared.parse_time, metavar="TIME")
-@click.option("--until", callback=shared.parse_time, metavar="TIME")
+@click.option(
+    "--outcome", type=click.Choice(("done", "refused")), help="Only what was done, or refused."
+)
+@shared.time_option("--since", help_="Only rows from this time on")
+@shared.time_option("--until", help_="Only rows before this time")
 @click.option("--newest", is_flag=True, help="Print the newest rows first.")
 @shared.limit
 @click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: one row per line.")

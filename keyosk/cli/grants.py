@@ -7,13 +7,14 @@ import click
 
 from keyosk.cli import names as complete
 from keyosk.cli import shared
+from keyosk.cli.groups import Group
 from keyosk.model import CredentialKind
 
 _USES: Final = ("service", "roles", "held_since", "last_issued_on", "last_named_on")
 _role = click.option("--role", "as_role", is_flag=True, help="NAMES are roles, not scopes.")
 
 
-@click.group()
+@click.group(cls=Group)
 def grant() -> None:
     """List, add and remove grants of scopes and roles."""
 
@@ -80,7 +81,7 @@ def list_unused(*, limit: int | None, as_json: bool, **filters: Any) -> None:
     type=click.Choice([kind.value for kind in CredentialKind]),
     help="Valid only for logins of this kind.",
 )
-@click.option("--until", callback=shared.parse_time, metavar="TIME")
+@shared.time_option("--until", help_="When the grant expires")
 @shared.as_json
 def add_grants(
     username: str,

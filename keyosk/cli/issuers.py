@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyosk.cli import shared
+from keyosk.cli.groups import Group
 from keyosk.cli.refusals import Refused
 from keyosk.model import FOREIGN_ALGORITHMS
 from keyosk.workloads import claims as claims_of
@@ -46,7 +47,7 @@ _keys = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def issuer() -> None:
     """Trust other platforms, whose tokens log workloads in without a secret."""
 
@@ -126,12 +127,16 @@ def create_issuer(
 @issuer.command("set")
 @click.argument("name")
 @click.option("--issuer", "issuer", metavar="ISS")
-@click.option("--audience")
-@click.option("--jwks-uri", metavar="URL")
+@click.option("--audience", help="What aud must contain.")
+@click.option("--jwks-uri", metavar="URL", help="Where its keys are, if not in its metadata.")
 @_keys
 @click.option("--algorithm", "algorithms", multiple=True, type=click.Choice(FOREIGN_ALGORITHMS))
-@click.option("--max-lifetime", type=int, metavar="SECONDS")
-@click.option("--allow-private/--public-only", default=None)
+@click.option("--max-lifetime", type=int, metavar="SECONDS", help="The longest life of a token.")
+@click.option(
+    "--allow-private/--public-only",
+    default=None,
+    help="Whether its keys may be at a private address.",
+)
 @click.option("--enabled/--disabled", default=None)
 @click.option("--description")
 @click.option("--reset", multiple=True, type=click.Choice(_ISSUER_RESETS), help="Repeatable.")
@@ -201,7 +206,7 @@ def test_token(name: str | None, *, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.group()
+@click.group(cls=Group)
 def rule() -> None:
     """Say which tokens of an issuer log in as which account."""
 
@@ -234,7 +239,7 @@ def show_rule(issuer_name: str, name: str, *, as_json: bool) -> None:
 @_claims
 @click.option("--scope", "scopes", multiple=True, help="Limit logins to it; repeatable.")
 @click.option("--once", is_flag=True, help="Each token logs in once only.")
-@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.time_option("--expires-at", help_="When the rule expires")
 @click.option("--description")
 @shared.as_json
 def create_rule(
@@ -266,13 +271,13 @@ def create_rule(
 @rule.command("set")
 @click.argument("issuer_name", metavar="ISSUER")
 @click.argument("name")
-@click.option("--account", metavar="USERNAME")
+@click.option("--account", metavar="USERNAME", help="A machine account.")
 @_claims
 @click.option("--without-claim", multiple=True, metavar="NAME", help="Repeatable.")
 @click.option("--scope", "scopes", multiple=True, help="Replaces all; repeatable.")
 @click.option("--once/--again", default=None, help="Whether each token logs in once only.")
 @click.option("--enabled/--disabled", default=None)
-@click.option("--expires-at", callback=shared.parse_time, metavar="TIME")
+@shared.time_option("--expires-at", help_="When the rule expires")
 @click.option("--description")
 @click.option("--reset", multiple=True, type=click.Choice(_RULE_RESETS), help="Repeatable.")
 @shared.as_json

@@ -3,15 +3,16 @@
 Most of the time of a command is imports, and each command needs few of them.
 """
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
+from keyosk.cli.groups import Group
 
-class LazyGroup(click.Group):
+
+class LazyGroup(Group):
     """A group of commands that are imported on demand.
 
     ``places``: "module:attribute" by name. ``equip``: called once with each command.
@@ -44,18 +45,3 @@ class LazyGroup(click.Group):
             self._equip(command)
             self.add_command(command, cmd_name)
         return self.commands.get(cmd_name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the requested command; for a typo, suggest similar names.
-
-        click does so only for commands that are already imported.
-        """
-        name = args[0]
-        is_known = name.startswith("-") or self.get_command(ctx, name) is not None
-        if not is_known and not ctx.resilient_parsing:  # which completion is
-            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"No such command {name!r}.{meant}")
-        return super().resolve_command(ctx, args)

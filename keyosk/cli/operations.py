@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from keyosk.cli import global_options, shared
+from keyosk.cli.groups import Group
 from keyosk.errors import counted
 
 
@@ -22,7 +23,7 @@ def serve() -> None:
     serving.serve()
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Check the settings."""
 
@@ -44,7 +45,7 @@ def check_config(*, as_json: bool) -> None:
         click.echo(f"keyosk: {warning}", err=True)
 
 
-@click.group()
+@click.group(cls=Group)
 def database() -> None:
     """Upgrade, check, back up and move the database."""
 

@@ -5,11 +5,12 @@ from typing import Any
 import click
 
 from keyosk.cli import names, shared
+from keyosk.cli.groups import Group
 
 _COLUMNS = ("name", "scopes", "description")
 
 
-@click.group()
+@click.group(cls=Group)
 def role() -> None:
     """Create, list, change and delete roles."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyosk.cli import names, shared
+from keyosk.cli.groups import Group
 from keyosk.model import SIGNING_ALGORITHMS, TOKEN_TYPES, CredentialKind
 from keyosk.permissions.verifier_presets import PRESETS
 
@@ -32,11 +33,27 @@ _preflight = click.option(
     default=None,
     help="Let CORS preflights pass forward authentication without a login.",
 )
-_on_request_only = click.option("--on-request-only/--by-default", default=None)
-_accepts = click.option("--accepts", type=click.Choice(_KINDS))
-_token_lifetime = click.option("--token-lifetime", type=int, metavar="SECONDS")
-_signing_algorithm = click.option("--signing-algorithm", type=click.Choice(SIGNING_ALGORITHMS))
-_typ = click.option("--typ", type=click.Choice(TOKEN_TYPES))
+_on_request_only = click.option(
+    "--on-request-only/--by-default",
+    default=None,
+    help="Whether a token is for this service only if the request names it.",
+)
+_accepts = click.option(
+    "--accepts",
+    type=click.Choice(_KINDS),
+    help="The logins that get its tokens; both: by password and by API key.",
+)
+_token_lifetime = click.option(
+    "--token-lifetime", type=int, metavar="SECONDS", help="How long its tokens are valid."
+)
+_signing_algorithm = click.option(
+    "--signing-algorithm",
+    type=click.Choice(SIGNING_ALGORITHMS),
+    help="What its tokens are signed with, if not as all others.",
+)
+_typ = click.option(
+    "--typ", type=click.Choice(TOKEN_TYPES), help="The typ header of its tokens; usually at+jwt."
+)
 _force = click.option("--force", is_flag=True, help="Do it even if grants or roles use the scopes.")
 
 
@@ -50,7 +67,7 @@ def _show_lines(client: "Client", made: Mapping[str, Any], verifier: str | None)
         click.echo(shared.printable(line), err=True)
 
 
-@click.group()
+@click.group(cls=Group)
 def service() -> None:
     """Create, list, change and delete services and their scopes."""
 
@@ -107,7 +124,7 @@ def create_service(name: str, *, verifier: str | None, as_json: bool, **given: A
 @click.option("--title")
 @click.option("--description")
 @click.option("--contact")
-@click.option("--audience")
+@click.option("--audience", help="The aud of its tokens.")
 @click.option("--other-audience", "audiences", multiple=True, help="Replaces all; repeatable.")
 @click.option("--enabled/--disabled", default=None)
 @_on_request_only
@@ -117,8 +134,17 @@ def create_service(name: str, *, verifier: str | None, as_json: bool, **given: A
 @_signing_algorithm
 @_typ
 @click.option("--claim", "claims", multiple=True, metavar="NAME", help="Replaces all; repeatable.")
-@click.option("--refresh-allowed/--refresh-refused", default=None)
-@click.option("--refresh-lifetime", type=int, metavar="SECONDS")
+@click.option(
+    "--refresh-allowed/--refresh-refused",
+    default=None,
+    help="Whether refresh tokens may be issued for it.",
+)
+@click.option(
+    "--refresh-lifetime",
+    type=int,
+    metavar="SECONDS",
+    help="How long an unused refresh token works.",
+)
 @click.option("--account", metavar="USERNAME", help="The account that acts for the service.")
 @_for
 @click.option(

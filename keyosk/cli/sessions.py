@@ -3,12 +3,13 @@
 import click
 
 from keyosk.cli import names, shared
+from keyosk.cli.groups import Group
 from keyosk.errors import counted
 
 _COLUMNS = ("id", "created_at", "last_used_at", "expires_at", "address", "audiences", "scopes")
 
 
-@click.group()
+@click.group(cls=Group)
 def session() -> None:
     """List and revoke refresh sessions: logins that go on without their secret."""
 

@@ -155,6 +155,16 @@ def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> str |
     return moment
 
 
+def time_option(name: str, *, help_: str) -> Callable[[Any], Any]:
+    """Return an option that takes a time."""
+    return click.option(
+        name,
+        callback=parse_time,
+        metavar="TIME",
+        help=f"{help_}, such as 2030-01-31 or 2030-01-31T12:00:00Z.",
+    )
+
+
 def filters(**values: Any) -> dict[str, str]:
     """Return the query of a list from the given options."""
     return {

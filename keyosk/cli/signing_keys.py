@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from keyosk.cli import global_options, names, shared
+from keyosk.cli.groups import Group
 from keyosk.cli.refusals import Refused
 from keyosk.model import SIGNING_ALGORITHMS
 
@@ -34,7 +35,7 @@ class _TakesKid(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.group("signing-key")
+@click.group("signing-key", cls=Group)
 def signing_key() -> None:
     """List, rotate, retire, import and export the keys that sign tokens."""
 

@@ -7,6 +7,7 @@ import click
 
 from keyosk import whitespace
 from keyosk.cli import global_options, names, shared
+from keyosk.cli.groups import Group
 from keyosk.cli.verify_service import bad_token_kit
 
 _audience = click.option(
@@ -15,13 +16,18 @@ _audience = click.option(
 _scope = click.option(
     "--scope", help="Scopes, separated by spaces; all that the account holds by default."
 )
-_lifetime = click.option("--lifetime", type=click.IntRange(min=1), metavar="SECONDS")
+_lifetime = click.option(
+    "--lifetime",
+    type=click.IntRange(min=1),
+    metavar="SECONDS",
+    help="How long it is valid; the longest that is allowed by default.",
+)
 _api_key = click.option(
     "--api-key", metavar="ID", help="For a login by this API key instead of the password."
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def token() -> None:
     """Issue, inspect and explain tokens."""
 
@@ -50,7 +56,7 @@ def issue_token(
 
 @token.command("inspect")
 def inspect_token() -> None:
-    """Read a token from standard input; print its claims and whether it is valid now."""
+    """Print the claims of a token from standard input, and whether it is valid now."""
     global_options.require_machine()
     text = whitespace.trim(sys.stdin.readline())
     # As a header, too: format=header gives tokens so.
