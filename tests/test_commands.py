@@ -233,7 +233,14 @@ def test_a_deleted_account_is_gone(run: Run, server: LiveServer, admin: Client) 
 
 
 def test_a_username_that_is_taken_is_refused(run: Run) -> None:
-    assert "already has this username" in run("account", "create", "ADMIN").refused()
+    assert run("account", "create", "ADMIN").refused() == (
+        "keyosk: ADMIN: Another account already has this username.\n"
+    )
+    name, other = unique("taken"), unique("other")
+    run("service", "create", name)
+    run("service", "create", other)
+    refused = run("service", "set", other, "--audience", name).refused()
+    assert refused.startswith(f"keyosk: {name}: Another service already has this ")
 
 
 def test_every_fault_is_told_on_a_line_of_its_own(run: Run) -> None:
@@ -302,6 +309,28 @@ def test_a_key_is_disabled_and_deleted_by_its_id(run: Run, server: LiveServer) -
     for wrong in (second["id"], "x", ""):
         assert "no such API key" in run("api-key", "delete", name, wrong).refused()
     assert "no such account" in run("api-key", "list", "nobody-at-all").refused()
+
+
+def test_a_key_is_given_by_its_name_or_prefix_if_only_one_has_it(run: Run) -> None:
+    name = unique("named")
+    run("account", "create", name)
+    laptop, *twins = (
+        run("api-key", "create", name, n, "--json").json for n in ("laptop", "twin", "twin")
+    )
+    assert run("api-key", "show", name, "laptop", "--json").json["id"] == laptop["id"]
+    assert run("api-key", "set", name, laptop["prefix"], "--description", "d").code == 0
+    assert run("api-key", "disable", name, "laptop").code == 0
+    assert run("api-key", "show", name, laptop["id"], "--json").json["enabled"] is False
+    assert run("api-key", "enable", name, "laptop").code == 0
+    refused = run("api-key", "delete", name, "twin").refused()
+    assert all(twin["id"] in refused for twin in twins)
+    # A script can rotate by name again and again: a key that has a successor is not meant.
+    successor = run("api-key", "rotate", name, "laptop", "--json").json
+    last = run("api-key", "rotate", name, "laptop", "--json").json
+    keys = {k["id"]: k["successor"] for k in run("api-key", "list", name, "--json").json["items"]}
+    assert (keys[laptop["id"]], keys[successor["id"]]) == (successor["id"], last["id"])
+    assert "has 3 such API keys" in run("api-key", "delete", name, "laptop").refused()
+    assert run("api-key", "delete", name, laptop["prefix"]).code == 0
 
 
 # --- service --------------------------------------------------------------------------------------

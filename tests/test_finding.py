@@ -254,7 +254,10 @@ def test_the_audit_log_is_filtered_by_credential_and_from_its_end(run: Run, admi
         (("account", "delete", "zoe"), "zoe: no such account"),
         (("grant", "list", "zoe"), "zoe: no such account"),
         (("api-key", "show", "zoe", "k"), "zoe: no such account"),
-        (("api-key", "show", "admin", "k"), "k: no such API key of admin; name it by its id"),
+        (
+            ("api-key", "show", "admin", "k"),
+            "k: no such API key of admin; see keyosk api-key list admin",
+        ),
         (("session", "revoke", "admin", "s"), "s: no such session of admin"),
         (("service", "show", "shop"), "shop: no such service"),
         (("role", "delete", "boss"), "boss: no such role"),

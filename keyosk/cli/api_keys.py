@@ -1,12 +1,18 @@
-"""keyosk api-key."""
+"""keyosk api-key. A KEY is given by its id, its name or its prefix."""
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from keyosk.cli import names, shared
 from keyosk.cli.groups import Group
+from keyosk.cli.refusals import Refused
 
+if TYPE_CHECKING:
+    from keyosk.cli.client import Client
+
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _RESETTABLE = ("description", "scopes", "networks", "expires_at")
 _COLUMNS = ("name", "prefix", "enabled", "scopes", "expires_at", "last_used_at", "id")
 
@@ -41,12 +47,12 @@ def list_keys(username: str | None, *, limit: int | None, as_json: bool, **filte
 
 @api_key.command("show")
 @click.argument("username", shell_complete=names.accounts)
-@click.argument("key_id", shell_complete=names.api_keys)
+@click.argument("key", shell_complete=names.api_keys)
 @shared.as_json
-def show_key(username: str, key_id: str, *, as_json: bool) -> None:
+def show_key(username: str, key: str, *, as_json: bool) -> None:
     """Show one API key, without its secret."""
     with shared.client() as client:
-        found = client.get("accounts", username, "api-keys", key_id).body
+        found = client.get(*_path(client, username, key)).body
     shared.show_object(found, as_json=as_json)
 
 
@@ -108,24 +114,24 @@ def create_key(
 
 @api_key.command("rotate")
 @click.argument("username", shell_complete=names.accounts)
-@click.argument("key_id", shell_complete=names.api_keys)
+@click.argument("key", shell_complete=names.api_keys)
 @click.option(
     "--overlap", type=int, metavar="SECONDS", help="How long the old key works; a day by default."
 )
 @shared.quiet("the secret")
 @shared.as_json
-def rotate_key(username: str, key_id: str, overlap: int | None, *, as_json: bool) -> None:
+def rotate_key(username: str, key: str, overlap: int | None, *, as_json: bool) -> None:
     """Create a successor and print its secret; the old key works until the overlap ends."""
-    path = ("accounts", username, "api-keys", key_id, "rotate")
     body = {} if overlap is None else {"overlap": overlap}
     with shared.client() as client:
+        path = (*_path(client, username, key, only_newest=True), "rotate")
         made = shared.proven(body, lambda body: client.post(*path, body=body))
     shared.show_object(made.body, as_json=as_json, key="secret")
 
 
 @api_key.command("set")
 @click.argument("username", shell_complete=names.accounts)
-@click.argument("key_id", shell_complete=names.api_keys)
+@click.argument("key", shell_complete=names.api_keys)
 @click.option("--name")
 @click.option("--description")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Replaces all; repeatable.")
@@ -139,11 +145,11 @@ def rotate_key(username: str, key_id: str, overlap: int | None, *, as_json: bool
 )
 @shared.as_json
 def set_key(
-    username: str, key_id: str, reset: tuple[str, ...], *, as_json: bool, **fields: Any
+    username: str, key: str, reset: tuple[str, ...], *, as_json: bool, **fields: Any
 ) -> None:
     """Change the given fields of the key; the others stay as they are."""
-    path = ("accounts", username, "api-keys", key_id)
     with shared.client() as client:
+        path = _path(client, username, key)
         changed = shared.proven(
             shared.patched(reset, **fields), lambda body: client.patch(*path, body=body)
         )
@@ -152,30 +158,50 @@ def set_key(
 
 @api_key.command("enable")
 @click.argument("username", shell_complete=names.accounts)
-@click.argument("key_id", shell_complete=names.api_keys)
-def enable_key(username: str, key_id: str) -> None:
+@click.argument("key", shell_complete=names.api_keys)
+def enable_key(username: str, key: str) -> None:
     """Enable the key: it can log in again."""
-    path = ("accounts", username, "api-keys", key_id)
     with shared.client() as client:
+        path = _path(client, username, key)
         shared.proven({"enabled": True}, lambda body: client.patch(*path, body=body))
 
 
 @api_key.command("disable")
 @click.argument("username", shell_complete=names.accounts)
-@click.argument("key_id", shell_complete=names.api_keys)
-def disable_key(username: str, key_id: str) -> None:
+@click.argument("key", shell_complete=names.api_keys)
+def disable_key(username: str, key: str) -> None:
     """Disable the key without deleting it."""
-    path = ("accounts", username, "api-keys", key_id)
     with shared.client() as client:
+        path = _path(client, username, key)
         shared.proven({"enabled": False}, lambda body: client.patch(*path, body=body))
 
 
 @api_key.command("delete")
 @click.argument("username", shell_complete=names.accounts)
-@click.argument("key_id", shell_complete=names.api_keys)
+@click.argument("key", shell_complete=names.api_keys)
 @shared.yes
-def delete_key(username: str, key_id: str, *, yes: bool) -> None:
+def delete_key(username: str, key: str, *, yes: bool) -> None:
     """Delete the key: it stops working at once."""
-    shared.confirm(f"Delete the API key {key_id} of {username}?", yes=yes)
+    shared.confirm(f"Delete the API key {key} of {username}?", yes=yes)
     with shared.client() as client:
-        client.delete("accounts", username, "api-keys", key_id)
+        client.delete(*_path(client, username, key))
+
+
+def _path(
+    client: "Client", username: str, key: str, *, only_newest: bool = False
+) -> tuple[str, ...]:
+    """Return the path of a key, given by its id, name or prefix. Raises ``Refused``.
+
+    Names need not be unique: if several keys have this one, nothing is done to any. A successor
+    has the name of the key that it follows; ``only_newest`` leaves out those that have one.
+    """
+    path = ("accounts", username, "api-keys")
+    if _ID.fullmatch(key):
+        return (*path, key)
+    found = [each for each in client.items(*path) if key in (each.get("name"), each.get("prefix"))]
+    if only_newest:
+        found = [each for each in found if not each.get("successor")] or found
+    if len(found) > 1:
+        ids = " or ".join(str(each.get("id")) for each in found)
+        raise Refused(f"{key}: {username} has {len(found)} such API keys; give the id, {ids}")
+    return (*path, str(found[0].get("id")) if found else key)

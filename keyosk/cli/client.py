@@ -38,7 +38,7 @@ _NO_SUCH: Final[Mapping[str, tuple[str, str]]] = {
     "signing-keys": ("There is no such signing key.", "no such signing key"),
     "api-keys": (
         "This account has no such API key.",
-        "no such API key of {owner}; name it by its id",
+        "no such API key of {owner}; see keyosk api-key list {owner}",
     ),
     "tokens": ("This account has no such session.", "no such session of {owner}"),
 }
@@ -172,7 +172,7 @@ class Client:
             method, path, params=query, content=content, headers=headers, timeout=_STREAM_TIMEOUT
         ) as response:
             if response.status_code != httpx2.codes.OK:
-                raise self._refusal(response, _read(response), path)
+                raise self._refusal(response, _read(response), path, {})
             yield _split(response)
 
     def _send(
@@ -195,7 +195,7 @@ class Client:
         ) as response:
             text = _read(response)
         if not response.is_success:
-            raise self._refusal(response, text, path)
+            raise self._refusal(response, text, path, body or {})
         if response.status_code == httpx2.codes.NO_CONTENT:
             return Reply({})
         found = _document(response, text)
@@ -245,7 +245,9 @@ class Client:
             "look before you ask again."
         )
 
-    def _refusal(self, response: httpx2.Response, text: bytes, path: tuple[str, ...]) -> Refused:
+    def _refusal(
+        self, response: httpx2.Response, text: bytes, path: tuple[str, ...], body: Body
+    ) -> Refused:
         """Return the message for a refusal (RFC 9457), in the words of commands."""
         if response.has_redirect_location:
             place = response.headers["Location"][:_LONGEST]
@@ -264,6 +266,8 @@ class Client:
             sentences = [f"{detail} {self._login}"]
         if code == "invalid":
             sentences = _faults(problem.get("errors")) or sentences
+        if code == "conflict":
+            sentences = [_with_value(detail, problem.get("errors"), body)]
         if code == "in_use":
             sentences = [f"{detail} Repeat with --force to remove it."]
         return Refused(
@@ -355,6 +359,13 @@ def _document(response: httpx2.Response, text: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _with_value(detail: str, errors: Any, body: Body) -> str:
+    """Return the message for a conflict, with the value that another object has."""
+    fields = [str(fault.get("field")) for fault in errors or () if isinstance(fault, dict)]
+    values = [body[field] for field in fields if isinstance(body.get(field), str)]
+    return f"{values[0]}: {detail}" if values else detail
 
 
 def _faults(errors: Any) -> list[str]:
