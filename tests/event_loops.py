@@ -47,13 +47,22 @@ class EventLoop:
             if used is not None and used._session is not None:
                 used._session._close()
 
-    def at_once(self, *actions: Callable[[], T]) -> list[T | BaseException]:
-        """What functions return or raise that run at the same time."""
-        return self._runner.run(self._run(actions))
+    def at_once(
+        self, *actions: Callable[[], T], in_one_turn: bool = True
+    ) -> list[T | BaseException]:
+        """What functions return or raise that run at the same time.
 
-    async def _run(self, actions: tuple[Callable[[], T], ...]) -> list[T | BaseException]:
+        ``in_one_turn``: all begin in one turn of the loop, otherwise each in the next one.
+        """
+        return self._runner.run(self._run(actions, in_one_turn=in_one_turn))
+
+    async def _run(
+        self, actions: tuple[Callable[[], T], ...], *, in_one_turn: bool
+    ) -> list[T | BaseException]:
         ended: list[asyncio.Future[T]] = []
         for action in actions:
+            if not in_one_turn:
+                await asyncio.sleep(0)
             future = asyncio.get_running_loop().create_future()
             ended.append(future)
             self._suspendable.run(lambda action=action, future=future: _end(action, future))  # type: ignore[misc]

@@ -165,6 +165,16 @@ def test_a_server_that_does_not_respond_is_given_up_and_the_others_know(
     assert not loop.is_ready(database)
 
 
+def test_a_slow_server_that_responds_is_waited_for(
+    database: Database, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: Any = database._pipeline
+    monkeypatch.setattr(used._session, "_response_timeout", 2.0)
+    slow = select(database, "1 FROM pg_sleep(0.75)")
+    assert loop.at_once(*[slow] * 4, in_one_turn=False) == [[(1,)]] * 4
+    assert not database._outage.is_on
+
+
 def test_a_connection_from_before_an_outage_is_not_used(
     database: Database, loop: EventLoop
 ) -> None:

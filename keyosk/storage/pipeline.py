@@ -121,7 +121,9 @@ class _Session:
         response_timeout: float,
     ) -> None:
         """``outages``: the number of them when it was opened."""
+        #: What resumes each, and when its statement was sent.
         self.waiting: deque[tuple[Callable[[Any], object], float]] = deque()
+        self._responded = loop.time()
         self._loop = loop
         self._outage = outage
         self._outages = outages
@@ -169,10 +171,10 @@ class _Session:
         if not self._is_sending:
             self._is_sending = True
             self._loop.call_soon(self._send)
-        deadline = self._loop.time() + self._response_timeout
-        self.waiting.append((resume, deadline))
+        now = self._loop.time()
+        self.waiting.append((resume, now))
         if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._check_deadline)
+            self._timer = self._loop.call_at(now + self._response_timeout, self._check_deadline)
 
     def _send(self) -> None:
         self._is_sending = False
@@ -194,6 +196,7 @@ class _Session:
                 if result.status != ExecStatus.TUPLES_OK:
                     self._close()
                     return
+                self._responded = self._loop.time()
                 self._values.set_pgresult(result)
                 self._resume(self._values.load_rows(0, result.ntuples, tuple))
         except psycopg.Error:
@@ -204,7 +207,9 @@ class _Session:
         self._timer = None
         if not self.waiting:
             return
-        _, deadline = self.waiting[0]
+        _, sent = self.waiting[0]
+        # It runs one statement after another, and responds to those of each turn together.
+        deadline = max(sent, self._responded) + self._response_timeout
         if deadline > self._loop.time():
             self._timer = self._loop.call_at(deadline, self._check_deadline)
             return
