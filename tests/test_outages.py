@@ -222,30 +222,50 @@ def test_a_worker_that_begins_while_the_database_is_away_waits_for_it(
     known.is_back()
 
 
-def test_a_postgresql_that_became_a_standby_is_503_for_what_writes(
-    postgres: PostgresServer, tmp_path: Path
+def only_read(postgres: PostgresServer, url: str, *, is_on: bool) -> None:
+    """Refuse writes by a setting, as a full disk or an operator may."""
+    postgres.set_for(url, "default_transaction_read_only", "on" if is_on else "off")
+    postgres.halt()
+    postgres.restart()
+
+
+def stand_by(postgres: PostgresServer, _: str, *, is_on: bool) -> None:
+    """Make it a standby, or the primary again."""
+    with postgres.halted() as folder:
+        signal_file = folder / "standby.signal"
+        if is_on:
+            signal_file.touch()
+        else:
+            signal_file.unlink()
+
+
+@pytest.mark.parametrize("turn", [only_read, stand_by])
+def test_a_postgresql_that_can_only_be_read_is_503_for_what_writes(
+    postgres: PostgresServer, tmp_path: Path, turn: Callable[..., None]
 ) -> None:
     url = postgres.create_database()
     with LiveServer(url, tmp_path, workers="2") as server:
         known = Known(server)
-        for read_only in ("on", "off"):
-            postgres.set_for(url, "default_transaction_read_only", read_only)
-            postgres.halt()
-            postgres.restart()
-            until(lambda: known.token().status_code == 200)
-            if read_only == "on":
-                for _ in range(10):
-                    assert_unavailable(known.write())
-                    assert known.admin.get("/accounts").status_code == 200
-                assert_unavailable(known.login())
-                assert_the_rest_answers(server)
-                # That of the connection ended; each refused write would be another one.
-                assert server.log.read_text().count(BACK_LINE) <= 2
-                server.stop()
-                server.launch()
-                until(lambda: server.client().get("/health/live").status_code == 200)
+        turn(postgres, url, is_on=True)
+        until(lambda: known.token().status_code == 200)
+        assert_only_reads(known)
+        # That of the connection ended; each refused write would be another one.
+        assert server.log.read_text().count(BACK_LINE) <= 2
+        server.stop()
+        server.launch()
+        until(lambda: known.token().status_code == 200)
+        assert_only_reads(known)
+        turn(postgres, url, is_on=False)
         until(lambda: known.token().status_code == 200)
         known.is_back()
+
+
+def assert_only_reads(known: Known) -> None:
+    for _ in range(10):
+        assert_unavailable(known.write())
+        assert known.admin.get("/accounts").status_code == 200
+    assert_unavailable(known.login())
+    assert_the_rest_answers(known.server)
 
 
 def test_a_worker_makes_no_new_installation_of_a_database_that_was_emptied(
@@ -287,6 +307,10 @@ def test_a_full_disk_of_postgresql_is_503_for_what_writes_and_no_more(
             assert (told.count("No space left"), told.count(BACK_LINE)) == (1, 0)
             assert known.admin.get("/accounts").status_code == 200
             assert_the_rest_answers(server)
+            server.stop()
+            server.launch()
+            until(lambda: known.token().status_code == 200)
+            assert_unavailable(known.write())
             (disk / "filler").unlink()
             known.is_back()
             for name in names:
