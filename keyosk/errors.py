@@ -16,7 +16,8 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else noun + 's'}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return some names for a sentence; of many, the first ones and the number of the rest."""
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -117,11 +118,11 @@ class InUse(KeyoskError):
     def __init__(
         self, what: Sequence[str], *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
     ) -> None:
-        subject = f"{_listed(what)} {'is' if len(what) == 1 else 'are'} still"
+        subject = f"{listed(what)} {'is' if len(what) == 1 else 'are'} still"
         uses = (("granted to", "account", accounts), ("part of", "role", roles))
         plain = [f"{verb} {counted(len(all_), noun)}" for verb, noun, all_ in uses if all_]
         named = [
-            f"{verb} {counted(len(all_), noun)} ({_listed(all_)})"
+            f"{verb} {counted(len(all_), noun)} ({listed(all_)})"
             for verb, noun, all_ in uses
             if all_
         ]

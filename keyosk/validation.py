@@ -22,18 +22,28 @@ class Faults:
     def __init__(self) -> None:
         self._faults: list[Fault] = []
 
-    def add(self, field: str, message: str) -> None:
-        """Note that ``field`` is wrong."""
-        self._faults.append(Fault(field, message))
+    def add(self, field: str, message: str, *, item: str | None = None) -> None:
+        """Note that ``field`` is wrong; ``item``: which of its values, if it may have several."""
+        self._faults.append(
+            Fault(field, message if item is None else f"{item[:200] or repr('')} {message}")
+        )
 
-    def text(self, field: str, value: str, *, longest: int, required: bool = False) -> None:
+    def text(
+        self,
+        field: str,
+        value: str,
+        *,
+        longest: int,
+        required: bool = False,
+        item: str | None = None,
+    ) -> None:
         """Check a text: at most ``longest`` characters, and no control but line breaks and tabs."""
         if required and not value.strip():
-            self.add(field, "must not be empty")
+            self.add(field, "must not be empty", item=item)
         elif len(value) > longest:
-            self.add(field, f"must have at most {longest} characters")
+            self.add(field, f"must have at most {longest} characters", item=item)
         elif not is_clean(value):
-            self.add(field, "must not contain control characters")
+            self.add(field, "must not contain control characters", item=item)
 
     def name(self, value: str) -> None:
         """Check the name of a service, a role, an issuer or a rule, which is never an id."""
@@ -44,14 +54,21 @@ class Faults:
                 "and begin and end with a letter or digit",
             )
 
-    def time(self, field: str, value: int | None, *, after: int | None = None) -> None:
+    def time(
+        self,
+        field: str,
+        value: int | None,
+        *,
+        after: int | None = None,
+        item: str | None = None,
+    ) -> None:
         """Check that a time can be written as RFC 3339, and is after ``after`` if that is given."""
         if value is None:
             return
         if not 0 <= value <= LATEST_TIME:
-            self.add(field, "must be a time from 1970 to 9999")
+            self.add(field, "must be a time from 1970 to 9999", item=item)
         elif after is not None and value <= after:
-            self.add(field, "must be in the future")
+            self.add(field, "must be in the future", item=item)
 
     def between(self, field: str, value: int | None, lowest: int, *, highest: int) -> None:
         """Check a number of seconds, unless it is ``None``."""

@@ -342,7 +342,7 @@ def test_a_database_that_refuses_the_last_object_leaves_nothing(installation: In
         services=[SERVICE, {"name": "late", "audience": "taken"}],
         roles=[ROLE],
     )
-    taken = "Another service already has this name or audience, or a similar one."
+    taken = "Another service already has the name or audience taken, or a similar one."
     assert faults == {"services.1.audience": taken}
 
 

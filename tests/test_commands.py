@@ -348,7 +348,7 @@ def test_a_created_service_is_shown_as_the_api_shows_it(run: Run, admin: Client)
     assert [scope["name"] for scope in created["scopes"]] == [f"{name}:read", f"{name}:write"]
     assert shown in run("service", "list", "--json").json["items"]
     assert name in run("service", "list").out
-    assert "already has this name or audience" in run("service", "create", name).refused()
+    assert f"already has the name or audience {name}" in run("service", "create", name).refused()
 
 
 def test_the_scopes_of_a_service_are_replaced_and_those_that_stay_keep_what_they_had(

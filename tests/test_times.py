@@ -43,14 +43,17 @@ def test_an_end_in_the_past_is_refused_wherever_given(admin: Client, server: Liv
         "until",
     )
     for field, body in (
-        ("expires_at", {"accounts": [{"username": unique("late"), "expires_at": PAST}]}),
-        ("expires_at", {"accounts": [{"username": name, "expires_at": PAST}]}),
-        ("until", {"accounts": [{"username": name, "grants": {"scopes": [ended]}}]}),
+        ("expires_at:", {"accounts": [{"username": unique("late"), "expires_at": PAST}]}),
+        ("expires_at:", {"accounts": [{"username": name, "expires_at": PAST}]}),
+        (
+            f"until: the end of {ended['name']}",
+            {"accounts": [{"username": name, "grants": {"scopes": [ended]}}]},
+        ),
     ):
         for option in ((), ("--plan",)):
             done = server.run("apply", "-", *option, text=json.dumps(body))
             assert done.returncode == 1
-            assert f".{field}: must be in the future" in done.stderr
+            assert f".{field} must be in the future" in done.stderr
     assert admin.get(path).json()["expires_at"] is None
     assert admin.get(f"{path}/grants").json()["scopes"] == []
 
@@ -129,13 +132,13 @@ def test_an_import_warns_of_what_is_over_line_by_line(
 def test_the_command_refuses_an_end_in_the_past(admin: Client, server: LiveServer) -> None:
     name, held = make_account(admin)["username"], f"{make_service(admin, 'a')}:a"
     for arguments, field in (
-        (("account", "create", unique("late"), "--expires-at", "2020-01-01"), "expires_at"),
-        (("api-key", "create", name, "late", "--expires-at", PAST), "expires_at"),
-        (("grant", "add", name, held, "--until", PAST), "until"),
+        (("account", "create", unique("late"), "--expires-at", "2020-01-01"), "expires_at:"),
+        (("api-key", "create", name, "late", "--expires-at", PAST), "expires_at:"),
+        (("grant", "add", name, held, "--until", PAST), f"until: the end of {held}"),
     ):
         done = server.run(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"keyosk: {field}: must be in the future\n"
+        assert done.stderr == f"keyosk: {field} must be in the future\n"
 
 
 def test_a_key_that_has_expired_is_not_rotated_into_one_that_has(prepared_url: str) -> None:

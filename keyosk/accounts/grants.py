@@ -173,9 +173,10 @@ def check(
         elif grant.role is not None and grant.role not in roles:
             faults.add(field, f"there is no role {grant.role[:200]}")
         elif name in seen:
-            faults.add(field, f"{text} is given twice")
+            faults.add(field, "is given twice", item=text)
         seen.add(name)
-        faults.time("until", grant.until, after=now if grant in fresh else None)
+        item = f"the end of {text}"
+        faults.time("until", grant.until, after=now if grant in fresh else None, item=item)
     faults.raise_if_any()
 
 

@@ -226,8 +226,8 @@ class Bulk:
     def _roles_to_give(self, by: Caller, grants: Collection[Grant]) -> dict[str, Role]:
         names = {grant.role for grant in grants if grant.role}
         roles = self._roles.named([*names])
-        if len(roles) < len(names):
-            raise Conflict("roles", "A role was deleted in the meantime.")
+        if gone := sorted(names - roles.keys()):
+            raise Conflict("roles", f"The role {gone[0]} was deleted in the meantime.")
         # SECURITY: checked again, because a role may have got more scopes since the first check.
         for grant in grants:
             self._safeguards.may_grant(by, grant, roles)

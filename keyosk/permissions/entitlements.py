@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Final
 
 from keyosk.errors import (
-    Fault,
     Forbidden,
     InsufficientScope,
     Invalid,
@@ -90,10 +89,12 @@ def check_scope_name(name: str, *, field: str) -> None:
     """Raise ``Invalid`` unless a service may have a scope with this name."""
     if not SCOPE_TOKEN.fullmatch(name):
         raise Invalid.field(
-            field, "must be 1 to 200 printable ASCII characters without space, quote or backslash"
+            field,
+            f"{name[:200]} must be 1 to 200 printable ASCII characters without space, quote or "
+            "backslash",
         )
     if name in RESERVED_SCOPES:
-        raise Invalid([Fault(field, f"{name} is reserved by OAuth")])
+        raise Invalid.field(field, f"{name} is reserved by OAuth")
 
 
 def parse_scope(scope: str) -> tuple[str, ...]:
@@ -390,7 +391,9 @@ def _target(
             return entitlement.service
     policy = find_policy(target)
     if policy is None or not policy.enabled or principal.credential not in policy.accepts:
-        raise InvalidTarget("The audience does not exist or does not accept tokens for this login.")
+        raise InvalidTarget(
+            f"The audience {target} does not exist or does not accept tokens for this login."
+        )
     return policy
 
 

@@ -36,7 +36,7 @@ def check(service: Service, issuer: str) -> None:
     if len(service.audiences) > _MOST_AUDIENCES:
         faults.add("audiences", f"must be {_MOST_AUDIENCES} at most")
     for audience in service.audiences:
-        _check_audience(faults, "audiences", audience, issuer=issuer)
+        _check_audience(faults, "audiences", audience, issuer=issuer, item=audience)
     faults.text("title", service.title, longest=LONGEST_NAME)
     faults.text("description", service.description, longest=LONGEST_TEXT)
     faults.text("contact", service.contact, longest=LONGEST_NAME)
@@ -59,20 +59,22 @@ def check(service: Service, issuer: str) -> None:
         faults.add("claims", f"{REGISTRY_CLAIM} is reserved for container registries")
     for claim in policy.claims:
         if not _CLAIM.fullmatch(claim) or claim in TOKEN_CLAIMS:
-            faults.add("claims", f"{claim[:100]} is not a valid name of a claim")
+            faults.add("claims", "is not a valid name of a claim", item=claim)
     _check_scopes(faults, service)
     _check_exchanges(faults, service)
     faults.raise_if_any()
 
 
-def _check_audience(faults: Faults, field: str, audience: str, *, issuer: str) -> None:
+def _check_audience(
+    faults: Faults, field: str, audience: str, *, issuer: str, item: str | None = None
+) -> None:
     own = {namespace_key(issuer + path) for path in ("", *DOCUMENT_PATHS)}
     if not AUDIENCE.fullmatch(audience):
-        faults.add(field, "must be 1 to 255 printable ASCII characters without space")
+        faults.add(field, "must be 1 to 255 printable ASCII characters without space", item=item)
     elif namespace_key(audience) in own:
-        faults.add(field, "must not be a URL of the issuer")
+        faults.add(field, "must not be a URL of the issuer", item=item)
     elif "://" in audience and not _is_resource(audience):
-        faults.add(field, "must not have a fragment (RFC 8707 section 2)")
+        faults.add(field, "must not have a fragment (RFC 8707 section 2)", item=item)
 
 
 def _check_scopes(faults: Faults, service: Service) -> None:
@@ -83,11 +85,13 @@ def _check_scopes(faults: Faults, service: Service) -> None:
         except Invalid as error:
             faults.extend(error)
         if scope.name.startswith(f"{KEYOSK}:") and service.name != KEYOSK:
-            faults.add("scopes", f"names that begin with {KEYOSK}: are Keyosk's own")
+            message = f"must not begin with {KEYOSK}:, as Keyosk's own scopes do"
+            faults.add("scopes", message, item=scope.name)
         if scope.name in seen:
-            faults.add("scopes", f"{scope.name[:200]} is given twice")
+            faults.add("scopes", "is given twice", item=scope.name)
         seen.add(scope.name)
-        faults.text("scopes", scope.description, longest=LONGEST_TEXT)
+        item = f"the description of {scope.name}"
+        faults.text("scopes", scope.description, longest=LONGEST_TEXT, item=item)
 
 
 def _check_exchanges(faults: Faults, service: Service) -> None:

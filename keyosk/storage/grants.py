@@ -100,7 +100,9 @@ class GrantStore:
         try:
             self._database.insert_columns(tables.Grant, columns)
         except peewee.IntegrityError as error:
-            raise Conflict("scopes", "A scope or role was deleted in the meantime.") from error
+            raise Conflict(
+                "scopes", "A scope or role was just deleted: send the request again."
+            ) from error
 
     def scopes_of(self, account_id: str) -> frozenset[str]:
         """Return all scopes of the account's grants and roles, whatever their conditions."""

@@ -11,7 +11,7 @@ from keyosk.model import Service, namespace_key
 from keyosk.storage import tables
 from keyosk.storage.database import Database
 
-_SHARED: Final = "Another service already has this name or audience, or a similar one."
+_SHARED: Final = "Another service already has the name or audience {}, or a similar one."
 
 
 def check(database: Database, service: Service) -> None:
@@ -23,9 +23,9 @@ def check(database: Database, service: Service) -> None:
     wanted = _keys(service)
     others = table.select().where(table.key.in_(list(wanted)) & (table.service != service.id))
     taken = {row["key"] for row in database.rows(others)}
-    for key, field in wanted.items():
+    for key, (field, text) in wanted.items():
         if key in taken:
-            raise Conflict(field, _SHARED)
+            raise Conflict(field, _SHARED.format(text))
 
 
 def claim(database: Database, service: Service) -> None:
@@ -37,7 +37,7 @@ def claim(database: Database, service: Service) -> None:
     try:
         database.insert(table, rows)
     except peewee.IntegrityError as error:
-        raise Conflict("audience", _SHARED) from error
+        raise Conflict("audience", "Another service has just got one of these names.") from error
 
 
 def column(service: Service) -> str | None:
@@ -60,9 +60,9 @@ def shared(database: Database) -> list[str]:
     ]
 
 
-def _keys(service: Service) -> dict[str, str]:
-    """Return the service's keys in the namespace, each with its field."""
-    keys: dict[str, str] = {}
+def _keys(service: Service) -> dict[str, tuple[str, str]]:
+    """Return the service's keys in the namespace, each with its field and its spelling there."""
+    keys: dict[str, tuple[str, str]] = {}
     for field, text in (*service.identifiers, ("name", service.id)):
-        keys.setdefault(namespace_key(text), field)
+        keys.setdefault(namespace_key(text), (field, text))
     return keys

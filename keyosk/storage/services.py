@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import peewee
 
-from keyosk.errors import Invalid, NotFound
+from keyosk.errors import Conflict, Invalid, NotFound, listed
 from keyosk.model import (
     USUAL_CREDENTIALS,
     CredentialKind,
@@ -30,7 +30,7 @@ _TAKEN: Final = {
     "name": "Another service already has this name.",
     "audience": "Another service already has this audience.",
 }
-_SCOPE_TAKEN: Final = {"name": "A scope of this name already exists in the installation."}
+_SCOPE_TAKEN: Final = {"name": "Another service has just got one of these scopes."}
 _BOTH: Final = "both"
 
 #: The columns that ``policy`` reads, in its order.
@@ -219,7 +219,7 @@ class ServiceStore:
     def set_scopes(self, service: Service, scopes: Sequence[Scope]) -> None:
         """Replace the scopes of the service; scopes that stay keep their grants.
 
-        Raises ``Conflict`` when another service owns one of the names.
+        Raises ``Conflict`` when another service owns some of the names, and names them.
         """
         old = {scope.name: scope for scope in service.scopes}
         new = {scope.name: scope for scope in scopes}
@@ -255,6 +255,9 @@ class ServiceStore:
         return {row["name"] for row in self._database.rows(query)}
 
     def _add_scopes(self, service_id: str, scopes: Sequence[Scope]) -> None:
+        # The insert finds concurrent conflicts, but cannot tell which scopes they are about.
+        if taken := sorted(self.existing_scopes(scope.name for scope in scopes)):
+            raise Conflict("scopes", f"Another service already has {listed(taken)}.")
         try:
             self._database.insert(
                 tables.Scope,

@@ -207,8 +207,12 @@ class TrustedIssuers:
                 faults.add("keys", "must not be given together with jwks_uri")
         if issuer.keys is not None:
             _check_keys(faults, issuer.keys)
-        if not issuer.algorithms or not set(issuer.algorithms) <= set(FOREIGN_ALGORITHMS):
+        if not issuer.algorithms:
             faults.add("algorithms", "must be some of " + ", ".join(FOREIGN_ALGORITHMS))
+        for algorithm in issuer.algorithms:
+            if algorithm not in FOREIGN_ALGORITHMS:
+                message = "must be one of " + ", ".join(FOREIGN_ALGORITHMS)
+                faults.add("algorithms", message, item=algorithm)
         faults.between("max_lifetime", issuer.max_lifetime, 1, highest=_LONGEST_LIFE)
         for name in ("required_claims", "prefix_claims"):
             check_claim_names(faults, name, getattr(issuer, name))
@@ -237,9 +241,10 @@ def check_claim_names(faults: Faults, field: str, names: tuple[str, ...]) -> Non
         try:
             claims.path(name)
         except ValueError as error:
-            faults.add(field, str(error))
+            faults.add(field, f"is not the name of a claim: {error}", item=name)
         if len(name) > _LONGEST_CLAIM or not name.isprintable():
-            faults.add(field, f"must be names of at most {_LONGEST_CLAIM} printable characters")
+            message = f"must have at most {_LONGEST_CLAIM} printable characters"
+            faults.add(field, message, item=name)
 
 
 def _check_keys(faults: Faults, document: Mapping[str, Any]) -> None:

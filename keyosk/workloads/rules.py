@@ -233,16 +233,19 @@ def _check_values(
         if not isinstance(value, str):
             continue
         if not value or len(value) > _LONGEST_VALUE or not value.isprintable():
-            faults.add(field, f"must be 1 to {_LONGEST_VALUE} printable characters")
+            message = f"must be 1 to {_LONGEST_VALUE} printable characters"
+            faults.add(field, message, item=value)
         elif "*" in value and not (is_open and value.find("*") == len(value) - 1 > 0):
             faults.add(
                 field,
                 "may end with * in prefix_claims of the issuer only, and have it nowhere else",
+                item=value,
             )
         elif value.endswith("*") and name in issuer.required_claims and value[-2] != "/":
             # SECURITY: a claim with an identity must end with a whole segment: shop* matches
             # shopping.
-            faults.add(field, "must have a / before the *, as this claim says who the workload is")
+            message = "must have a / before the *, as this claim says who the workload is"
+            faults.add(field, message, item=value)
 
 
 def _target(issuer: TrustedIssuer, rule: WorkloadRule) -> str:
