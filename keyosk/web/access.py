@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-from flask import Request, Response, after_this_request, g, request
+from flask import Request, Response, after_this_request, g
 from werkzeug.exceptions import MethodNotAllowed
 
 from keyosk import delays
@@ -27,6 +27,7 @@ from keyosk.model import ADMIN, KEYOSK, OPERATOR, Caller, CredentialKind, Princi
 from keyosk.permissions import entitlements
 from keyosk.scope_uses import NAMED
 from keyosk.web import access_log, authorization, bodies, browsers, operator
+from keyosk.web.current import current_g, current_request
 from keyosk.web.schemas import PasswordProof
 
 ME: Final = "me"
@@ -106,22 +107,22 @@ class Gate:
         self._installation = installation
         self._decisions = decisions
 
-    def check(self, asked: Request) -> None:
+    def check(self, request: Request) -> None:
         """Let the request pass or raise. Sets ``g.caller``, except for public paths."""
-        context: Any = g._get_current_object()  # the proxy looks it up for each attribute
-        method = "GET" if asked.method == "HEAD" else asked.method
+        context = current_g()
+        method = "GET" if request.method == "HEAD" else request.method
         # SECURITY: a path or method without a decision is refused.
-        decision = self._decisions.get(asked.endpoint or "", {}).get(method)
+        decision = self._decisions.get(request.endpoint or "", {}).get(method)
         if decision is None:
             raise MethodNotAllowed
         if decision.is_public:
-            asked.environ[PUBLIC] = True
+            request.environ[PUBLIC] = True
         context.key_alone = decision.key_alone
         if decision.anyone:
             return
-        caller, shown = self._caller(asked)
+        caller, shown = self._caller(request)
         access_log.note(**name_of(caller))
-        itself = _names(caller, asked)
+        itself = _names(caller, request)
         allowed = decision.any_caller or (decision.itself and itself)
         if not allowed:
             if not caller.has(decision.scope):
@@ -152,7 +153,7 @@ class Gate:
         if current is None:
             return shown
         installation = self._installation
-        account = installation.accounts.get((request.view_args or {})["account"])
+        account = installation.accounts.get((current_request().view_args or {})["account"])
         try:
             return installation.authentication.confirm_password(
                 account, current, address=caller.address
@@ -160,13 +161,13 @@ class Gate:
         except BadCredentials:
             raise Forbidden("The current password is wrong.") from None
 
-    def _caller(self, asked: Request) -> tuple[Caller, str | None]:
+    def _caller(self, request: Request) -> tuple[Caller, str | None]:
         """Return the caller, and the id of the password that this request proves, if any."""
-        if operator.is_operator(asked):
+        if operator.is_operator(request):
             return replace(OPERATOR, request_id=g.request_id), None
         installation = self._installation
         now = int(installation.clock())
-        session = operator.console_login(asked)
+        session = operator.console_login(request)
         if session is not None:
             # A cookie is not a proof: requests that need one have the password in the body.
             return _caller_of(session, now, via=VIA), None
@@ -185,7 +186,7 @@ def _caller_of(
     proven: Principal, now: int, *, limit: frozenset[str] | None = None, via: str | None = None
 ) -> Caller:
     """Return the caller. ``limit``: the scopes of the token, if the login was a token."""
-    context: Any = g._get_current_object()  # the proxy looks it up for each attribute
+    context = current_g()
     scopes = entitlements.keyosk_scopes(proven, now)
     return caller(
         proven,
@@ -244,7 +245,7 @@ def login(installation: Installation) -> Principal:
 
 def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Principal:
     """Return the login that one of the candidates proves, and record its use."""
-    context: Any = g._get_current_object()
+    context = current_g()
     proven = installation.authentication.by_secret(
         candidates, address=context.address, key_alone=context.get("key_alone", False)
     )
@@ -280,9 +281,9 @@ def record_use_afterwards(installation: Installation, proven: Principal) -> None
         return response
 
 
-def _names(caller: Caller, asked: Request) -> bool:
+def _names(caller: Caller, request: Request) -> bool:
     """Return whether the path names the caller's own account; replaces ``me`` by its id."""
-    arguments = asked.view_args or {}
+    arguments = request.view_args or {}
     reference = arguments.get("account", "")
     if caller.is_operator:
         return False
@@ -296,6 +297,7 @@ def _names(caller: Caller, asked: Request) -> bool:
 
 def _current_password() -> str | None:
     """Return ``current_password`` of the body, if there is one. Raises ``Invalid``; 400, 415."""
+    request = current_request()
     if not request.get_data():
         return None
     document = bodies.read(bodies.PATCH_TYPES if request.method == "PATCH" else bodies.JSON_TYPES)

@@ -4,10 +4,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from flask import Request, request
-
 from keyosk import masking
 from keyosk.web import trace_context
+from keyosk.web.current import current_request
 
 #: In the WSGI environ of every request: its id, the client's address, and the original method.
 REQUEST_ID: Final = "keyosk.request_id"
@@ -73,9 +72,7 @@ class AccessLog:
 
 def note(**facts: str) -> None:
     """Add fields, such as the account, to the log line of this request; never a secret."""
-    # Not through the proxy, which looks up the request for each attribute.
-    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    asked.environ.setdefault(_NOTED, {}).update(facts)
+    current_request().environ.setdefault(_NOTED, {}).update(facts)
 
 
 def _log_record(fields: Mapping[str, Any], *, logger: str, message: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from wsgiref.types import WSGIApplication
 
 import flask_restful
-from flask import Flask, Request, Response, after_this_request, g, request
+from flask import Flask, Request, Response, after_this_request, g
 from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import (
@@ -35,6 +35,7 @@ from keyosk.web import (
 )
 from keyosk.web.access import ANYONE, Gate
 from keyosk.web.access_log import AccessLog, LineWriter
+from keyosk.web.current import current_g, current_request
 from keyosk.web.middleware import Envelope
 from keyosk.web.operator import is_operator
 from keyosk.web.responses import nothing
@@ -242,19 +243,18 @@ def _add_pipeline(
 ) -> None:
     @app.before_request
     def before() -> Response | None:
-        # Not through the proxy, which looks the request up for each attribute: this is a hot path.
-        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-        path, environ = asked.path, asked.environ
-        length = asked.content_length if "CONTENT_LENGTH" in environ else None
-        context: Any = g._get_current_object()
+        request = current_request()
+        path, environ = request.path, request.environ
+        length = request.content_length if "CONTENT_LENGTH" in environ else None
+        context = current_g()
         vars(context).update(
             request_id=environ[access_log.REQUEST_ID],
             address=environ[access_log.ADDRESS],
             oauth_errors=path in oauth,  # by path, because a 405 has no endpoint
         )
-        middleware.note_route(asked)
-        if f"{asked.method} {path}" in STREAMS or is_operator(asked):
-            asked.max_content_length = sys.maxsize  # None would mean the limit of the application
+        middleware.note_route(request)
+        if f"{request.method} {path}" in STREAMS or is_operator(request):
+            request.max_content_length = sys.maxsize  # None would mean the limit of the application
         elif length is not None and length > MAX_BODY:
             raise RequestEntityTooLarge
         if "\0" in path:
@@ -263,12 +263,12 @@ def _add_pipeline(
         # not.
         if environ["PATH_INFO"].startswith("//"):
             raise NotFound
-        if asked.routing_exception is not None:
+        if request.routing_exception is not None:
             return None  # Flask raises it next: 404 and 405 come before any login
-        if asked.method == "OPTIONS":
-            return _options()
-        gate.check(asked)
-        if asked.method not in ("GET", "HEAD") and "caller" in context:
+        if request.method == "OPTIONS":
+            return _options(request)
+        gate.check(request)
+        if request.method not in ("GET", "HEAD") and "caller" in context:
             after_this_request(seal)
         return None
 
@@ -283,7 +283,8 @@ def _add_error_handler(app: Flask, installation: Installation) -> None:
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         cause = error.original_exception if isinstance(error, InternalServerError) else error
-        if is_operator() and not isinstance(cause, KeyoskError | HTTPException | None):
+        request = current_request()
+        if is_operator(request) and not isinstance(cause, KeyoskError | HTTPException | None):
             raise cause  # the command reports it
         if isinstance(error, RefusedByRule) and "caller" in g and not g.caller.is_operator:
             installation.audit.note_refused_request(
@@ -301,11 +302,11 @@ def _add_sharing(app: Flask, origins: Collection[str], public: Collection[str]) 
 
     @app.after_request
     def shared(response: Response) -> Response:
-        browsers.share(response, origins, is_public=request.endpoint in public)
+        browsers.share(response, origins, is_public=current_request().endpoint in public)
         return response
 
 
-def _options() -> Response:
+def _options(request: Request) -> Response:
     if request.url_rule is None:
         raise NotFound
     methods = sorted(request.url_rule.methods or ())

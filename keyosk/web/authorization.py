@@ -1,14 +1,13 @@
 """The ``Authorization`` header (RFC 9110 section 11.6.2), parsed once for each request."""
 
 import binascii
-from typing import Any, Final
-
-from flask import Request, g, request
+from typing import Final
 
 from keyosk.credentials import api_key_format, presented
 from keyosk.credentials.presented import Credentials
 from keyosk.errors import BadCredentials
 from keyosk.web import basic
+from keyosk.web.current import current_g, current_request
 
 _NONE: Final = Credentials()
 _KEY_IN_BASIC: Final = f":{api_key_format.PREFIX}".encode()
@@ -16,12 +15,10 @@ _KEY_IN_BASIC: Final = f":{api_key_format.PREFIX}".encode()
 
 def credentials() -> Credentials:
     """Return the credentials of the request, not yet verified."""
-    context: Any = g._get_current_object()
+    context = current_g()
     known: Credentials | None = context.get("credentials")
     if known is None:
-        # Not through the proxy, which looks up the request for each attribute.
-        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-        known = context.credentials = _read(asked.headers.get("Authorization"))
+        known = context.credentials = _read(current_request().headers.get("Authorization"))
     return known
 
 

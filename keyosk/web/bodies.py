@@ -3,11 +3,11 @@
 import json
 from typing import Any, Final
 
-from flask import request
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from keyosk.errors import Fault, Invalid
+from keyosk.web.current import current_request
 
 #: The media types of bodies, of merge patches (RFC 7396) and of all others.
 PATCH_TYPES: Final = ("application/merge-patch+json", "application/json")
@@ -42,6 +42,7 @@ def load(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
         schema: The schema of the body.
         optional: Whether an absent body counts as an empty object.
     """
+    request = current_request()
     if optional and not request.get_data():
         return {}
     return checked(schema, read(PATCH_TYPES if request.method == "PATCH" else JSON_TYPES))
@@ -61,13 +62,14 @@ def check_coding() -> None:
 
     SECURITY: whoever looks at it on the way decodes it, and would see another body than Keyosk.
     """
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    if current_request().headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise CodedBody
 
 
 def read(media_types: tuple[str, ...]) -> Any:
     """Return the JSON document in the body of the request."""
     check_coding()
+    request = current_request()
     if request.mimetype not in media_types:
         raise UnsupportedMediaType
     charset = request.mimetype_params.get("charset", "utf-8").lower()

@@ -7,10 +7,11 @@ Bearer token by itself. Follows the Fetch standard (CORS protocol) and W3C Fetch
 from collections.abc import Collection
 from typing import Final
 
-from flask import Response, request
+from flask import Response
 
 from keyosk.errors import Forbidden
 from keyosk.web import authorization
+from keyosk.web.current import current_request
 
 _ORIGIN: Final = "Access-Control-Allow-Origin"
 _ASKED: Final = "Access-Control-Request-Method"
@@ -30,7 +31,7 @@ def check_login() -> None:
     link can mint a token. Only a browser sends ``Sec-Fetch-Site``, and no script can write it; any
     value except the two harmless ones is refused, known or not. Raises ``Forbidden``.
     """
-    if request.environ.get("HTTP_SEC_FETCH_SITE", "none") not in _OWN:
+    if current_request().environ.get("HTTP_SEC_FETCH_SITE", "none") not in _OWN:
         raise Forbidden("A request from another site cannot log in by HTTP Basic: use a token.")
 
 
@@ -40,6 +41,7 @@ def share(response: Response, origins: Collection[str], *, is_public: bool) -> N
     ``is_public``: the response is for anyone. Never with credentials:
     ``Access-Control-Allow-Credentials`` is sent nowhere.
     """
+    request = current_request()
     response.vary.add("Origin")  # for caches, even if the response allows no origin
     origin = request.headers.get("Origin", "")
     if origin not in origins:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
-from flask import Request, Response, g, request
+from flask import Response, g
 from flask_restful import Resource
 
 from keyosk.idempotency import Outcome
 from keyosk.installation import Installation
 from keyosk.model import ListQuery
 from keyosk.web import bodies, operations, paging, preconditions, queries
+from keyosk.web.current import current_g, current_request
 from keyosk.web.operations import Operation
 from keyosk.web.responses import json_response
 from keyosk.web.schemas import StrictSchema
@@ -57,15 +58,14 @@ class Endpoint(Resource):
 
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
         """Handle the request, or repeat the response that an earlier one got."""
-        # Not through the proxies, which look the request up for each attribute.
-        self._asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-        self._has_caller = "caller" in g._get_current_object()
-        if self._has_caller and self._asked.method not in _READING:
-            self._write = operations.of(type(self), self._asked.method)
+        self.request = current_request()
+        self._has_caller = "caller" in current_g()
+        if self._has_caller and self.request.method not in _READING:
+            self._write = operations.of(type(self), self.request.method)
             self._refuse_undeclared(self._write)
         self.prepare(**kwargs)
-        may_repeat = self._asked.method == "POST" and self._has_caller and self.repeatable
-        if may_repeat and IDEMPOTENCY_KEY in self._asked.headers:
+        may_repeat = self.request.method == "POST" and self._has_caller and self.repeatable
+        if may_repeat and IDEMPOTENCY_KEY in self.request.headers:
             return self._once(*args, **kwargs)
         return self._respond(*args, **kwargs)
 
@@ -77,7 +77,7 @@ class Endpoint(Resource):
 
     def load(self) -> dict[str, Any]:
         """Return the body of the request, validated by the declared schema. Raises ``Invalid``."""
-        operation = operations.of(type(self), request.method)
+        operation = operations.of(type(self), self.request.method)
         assert operation.body is not None
         return bodies.load(operation.body(), optional=operation.optional)
 
@@ -102,11 +102,11 @@ class Endpoint(Resource):
         """
         if operation.body is None:
             bodies.load(StrictSchema(), optional=True)
-        if operation.query is None and not operation.needs_force and self._asked.query_string:
+        if operation.query is None and not operation.needs_force and self.request.query_string:
             queries.load(StrictSchema)
 
     def _respond(self, *args: Any, **kwargs: Any) -> Response:
-        method = self._asked.method
+        method = self.request.method
         # An object that has no entity tag, or a new one.
         if self._write is not None and (method == "POST" or not self._write.has_etag):
             preconditions.check_untagged()
@@ -114,7 +114,7 @@ class Endpoint(Resource):
         handle = getattr(self, "get" if method == "HEAD" else method.lower())
         response: Response = handle(*args, **kwargs)
         selects = self.conditional and method in _READING
-        return preconditions.evaluate(response, self._asked) if selects else response
+        return preconditions.evaluate(response, self.request) if selects else response
 
     def _once(self, *args: Any, **kwargs: Any) -> Response:
         def first() -> Outcome:
@@ -125,6 +125,7 @@ class Endpoint(Resource):
             details = {"status": response.status_code, "headers": headers}
             return Outcome(json.loads(response.get_data() or b"{}"), details)
 
+        request = self.request
         sent = "\n".join((request.method, request.full_path)).encode() + b"\n" + request.get_data()
         outcome = self.installation.idempotency.once(
             g.caller, request.headers[IDEMPOTENCY_KEY], sent, run=first

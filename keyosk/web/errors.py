@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntit
 from keyosk import errors, masking
 from keyosk.web import authorization
 from keyosk.web.bodies import CodedBody, MalformedBody, WrongMediaType
+from keyosk.web.current import current_request
 from keyosk.web.operator import is_operator
 from keyosk.web.responses import json_response
 
@@ -173,9 +174,9 @@ def _detail(error: errors.KeyoskError) -> str:
     """
     if isinstance(error, errors.InUse):
         by = g.get("caller")
-        sees = is_operator() or (by is not None and by.has("keyosk:accounts:read"))
+        sees = is_operator(current_request()) or (by is not None and by.has("keyosk:accounts:read"))
         return error.named if sees else error.detail
-    return error.explanation if is_operator() else error.detail
+    return error.explanation if is_operator(current_request()) else error.detail
 
 
 def oauth_code(status: int, kind: type[Exception]) -> str:

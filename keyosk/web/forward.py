@@ -8,12 +8,13 @@ import io
 from typing import Any, Final
 from urllib.parse import quote
 
-from flask import Request, Response, g, request
+from flask import Request, Response
 
 from keyosk.errors import BadToken, Forbidden, InvalidRequest, InvalidScope, Throttled
 from keyosk.permissions import entitlements
 from keyosk.tokens.issuing import IssuedToken
 from keyosk.web import access, access_log, authorization
+from keyosk.web.current import current_g
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
 from keyosk.web.responses import WholeResponse
@@ -70,11 +71,10 @@ class ForwardResource(Endpoint):
         ``method=X-Forwarded-Method`` and that header is ``OPTIONS``.
         """
         try:
-            # Not through the proxy, which looks up the request for each attribute.
-            asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-            wanted, required, forwarded = _requested(asked, service)
+            request = self.request
+            wanted, required, forwarded = _requested(request, service)
             services = self.installation.services
-            if _is_preflight(asked, forwarded) and services.passes_preflights(wanted):
+            if _is_preflight(request, forwarded) and services.passes_preflights(wanted):
                 return _Allowed(b"")
             issued = self._issued(wanted, required)
         except (InvalidRequest, InvalidScope, Throttled) as error:
@@ -92,7 +92,7 @@ class ForwardResource(Endpoint):
         issuer = self.installation.token_issuer
         token = authorization.credentials().token
         if token is not None:
-            context: Any = g._get_current_object()
+            context = current_g()
             return issuer.for_proxy_by_token(
                 token,
                 service,
@@ -109,7 +109,7 @@ class _Allowed(WholeResponse):
     default_mimetype = None
 
 
-def _is_preflight(asked: Request, forwarded: bool) -> bool:
+def _is_preflight(request: Request, forwarded: bool) -> bool:
     """Return whether a proxy asks about a CORS preflight (Fetch standard) without a login.
 
     Proxies copy its method, or ask by GET and write it into ``X-Forwarded-Method``; ``forwarded``:
@@ -118,23 +118,23 @@ def _is_preflight(asked: Request, forwarded: bool) -> bool:
     makes nothing a preflight. If the two methods do not fit, or there are several, it is an
     ordinary request.
     """
-    headers = asked.headers
+    headers = request.headers
     if authorization.credentials().scheme is not None:
         return False  # browsers send none with a preflight, so a login is verified
     if not headers.get("Origin") or not headers.get("Access-Control-Request-Method"):
         return False
-    methods = (asked.environ[access_log.METHOD], *headers.getlist(_METHOD))
+    methods = (request.environ[access_log.METHOD], *headers.getlist(_METHOD))
     return methods in (_FORWARDED_PREFLIGHTS if forwarded else _PREFLIGHTS)
 
 
-def _requested(asked: Request, named: str | None) -> tuple[str, tuple[str, ...], bool]:
+def _requested(request: Request, named: str | None) -> tuple[str, tuple[str, ...], bool]:
     """Return the service, the required scopes, and whether the proxy writes ``X-Forwarded-Method``.
 
     Raises ``Forbidden``, ``InvalidScope``.
 
     What is missing is refused only after the login, which comes first: such a service is "".
     """
-    query = dict(asked.args.lists())
+    query = dict(request.args.lists())
     scope = query.pop("scope", None)
     services = query.pop("service", [])
     method = query.pop("method", None)
@@ -143,12 +143,12 @@ def _requested(asked: Request, named: str | None) -> tuple[str, tuple[str, ...],
         raise Forbidden("The query may have only service and scope, each once and with a value.")
     if method not in (None, [_METHOD]):
         raise Forbidden(f"In the query, method may only be {_METHOD}.")
-    names = {*services, asked.headers.get(_SERVICE, ""), named or ""} - {""}
+    names = {*services, request.headers.get(_SERVICE, ""), named or ""} - {""}
     if len(names) > 1 or (services and services != [*filter(None, services)]):
         raise Forbidden("The URL and the header name different services.")
     required = entitlements.parse_scope(scope[0]) if scope else ()
     # A header can only add scopes, so one that the client sent removes nothing.
-    added = asked.headers.get(_SCOPE)
+    added = request.headers.get(_SCOPE)
     if added is not None:
         required += entitlements.parse_scope(added)
     return next(iter(names), ""), required, method is not None

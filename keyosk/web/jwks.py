@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from flask import Request, Response, g, request
+from flask import Response, g
 from werkzeug.datastructures import MultiDict
 
 from keyosk.credentials.presented import Credentials
@@ -45,13 +45,13 @@ class JwksResource(Endpoint):
         API key or token of the account that acts for a service, identifies the service: a rotation
         can wait for it.
         """
-        # Not through the proxy, and nothing taken apart that most do not send: this is a hot path.
-        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-        keys, confirmed = self.installation.signing_keys.confirmed(asked.environ.get(_ARRIVED))
-        if asked.query_string or "HTTP_AUTHORIZATION" in asked.environ:
-            if _parameter(asked.args, "format", ("jwk", "pem")) == "pem":
+        # Nothing is taken apart that most do not send: this is a hot path.
+        request = self.request
+        keys, confirmed = self.installation.signing_keys.confirmed(request.environ.get(_ARRIVED))
+        if request.query_string or "HTTP_AUTHORIZATION" in request.environ:
+            if _parameter(request.args, "format", ("jwk", "pem")) == "pem":
                 return _pem(keys.public_pem(keys.default.kid), confirmed=confirmed)
-            self._record(asked.args.getlist("service"), keys.document.kids)
+            self._record(request.args.getlist("service"), keys.document.kids)
         return self.set_response(keys, keys.document, confirmed=confirmed)
 
     def set_response(self, keys: KeySet, document: Document, *, confirmed: bool) -> Response:
@@ -118,7 +118,9 @@ class ServiceJwksResource(JwksResource):
     def get(self, service: str) -> Response:  # type: ignore[override]  # one more in the address
         """Return the common key set, or the service's own if its algorithm is not in it."""
         algorithm, is_known = self.installation.service_algorithms.of(service)
-        keys, confirmed = self.installation.signing_keys.confirmed(request.environ.get(_ARRIVED))
+        keys, confirmed = self.installation.signing_keys.confirmed(
+            self.request.environ.get(_ARRIVED)
+        )
         document = keys.document_of(algorithm)
         self.installation.rotation.record_fetch(service, document.kids)
         return self.set_response(keys, document, confirmed=confirmed and is_known)
@@ -132,7 +134,9 @@ class PemResource(Endpoint):
         """Return the key as PEM (RFC 7468)."""
         if not _THUMBPRINT.fullmatch(kid):
             raise NotFound("There is no such published key.")
-        keys, confirmed = self.installation.signing_keys.confirmed(request.environ.get(_ARRIVED))
+        keys, confirmed = self.installation.signing_keys.confirmed(
+            self.request.environ.get(_ARRIVED)
+        )
         return _pem(keys.public_pem(kid), confirmed=confirmed)
 
 

@@ -1,6 +1,6 @@
 """Content negotiation (RFC 9110 section 12.5.1)."""
 
-from flask import request
+from keyosk.web.current import current_request
 
 
 def prefers(mimetype: str) -> bool:
@@ -8,8 +8,9 @@ def prefers(mimetype: str) -> bool:
 
     It must be listed: a client that accepts anything gets JSON.
     """
+    request = current_request()
     # Most clients send */*, and parsing the header takes 10 us.
-    if mimetype not in request.headers.get("Accept", "").lower():
+    if mimetype not in request.environ.get("HTTP_ACCEPT", "").lower():
         return False
     accepted = request.accept_mimetypes
     named = any(value.lower() == mimetype and quality > 0 for value, quality in accepted)

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from flask import Request, request
+from flask import Request
 
 from keyosk.model import OPERATOR, Principal
 
@@ -13,9 +13,9 @@ from keyosk.model import OPERATOR, Principal
 BY_OPERATOR: Final = object()
 
 
-def is_operator(asked: Request | None = None) -> bool:
-    """Return whether an operator makes this request, or ``asked``, inside this process."""
-    environ: dict[Any, Any] = (asked or request).environ
+def is_operator(request: Request) -> bool:
+    """Return whether an operator makes this request inside this process."""
+    environ: dict[Any, Any] = request.environ
     return environ.get(BY_OPERATOR) is OPERATOR
 
 
@@ -23,8 +23,8 @@ def is_operator(asked: Request | None = None) -> bool:
 BY_CONSOLE: Final = object()
 
 
-def console_login(asked: Request) -> Principal | None:
+def console_login(request: Request) -> Principal | None:
     """Return the login of the console session that makes this request, if one does."""
-    environ: dict[Any, Any] = asked.environ
+    environ: dict[Any, Any] = request.environ
     found: Principal | None = environ.get(BY_CONSOLE)
     return found

@@ -5,11 +5,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from flask import Request, request
+from flask import Request
 
 from keyosk import whitespace
 from keyosk.errors import InvalidRequest
 from keyosk.web import bodies
+from keyosk.web.current import current_request
 
 FORM: Final = "application/x-www-form-urlencoded"
 #: White space around these is not part of them.
@@ -28,15 +29,11 @@ _SECRETS: Final = frozenset(
 )
 
 
-def query(asked: Request | None = None) -> dict[str, list[str]]:
-    """Return the parameters of the query. Raises ``InvalidRequest`` if one of them is a secret.
-
-    ``asked``: the request, if it was looked up already.
-    """
-    asked = asked or request
-    if not asked.query_string:
+def query(request: Request) -> dict[str, list[str]]:
+    """Return the parameters of the query. Raises ``InvalidRequest`` if one of them is a secret."""
+    if not request.query_string:
         return {}
-    values = dict(asked.args.lists())
+    values = dict(request.args.lists())
     if values.keys() & _SECRETS:
         raise InvalidRequest("A credential must never be in a URL: change this credential now.")
     return _storable(values)
@@ -44,17 +41,16 @@ def query(asked: Request | None = None) -> dict[str, list[str]]:
 
 def body() -> dict[str, list[str]]:
     """Return the parameters of query and body together. Raises ``InvalidRequest``; 400."""
-    # Not through the proxy, which looks up the request for each attribute.
-    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    values = query(asked)
-    if not (asked.content_length or asked.headers.get("Transfer-Encoding")):
+    request = current_request()
+    values = query(request)
+    if not (request.content_length or request.headers.get("Transfer-Encoding")):
         return values
     bodies.check_coding()
-    if asked.mimetype == FORM:
-        given = _form(asked.get_data())
-    elif asked.mimetype == "application/json":
-        given = _members(bodies.parse(asked.get_data()))
-    elif asked.get_data():
+    if request.mimetype == FORM:
+        given = _form(request.get_data())
+    elif request.mimetype == "application/json":
+        given = _members(bodies.parse(request.get_data()))
+    elif request.get_data():
         raise InvalidRequest(f"The body must be {FORM} or application/json.")
     else:
         return values

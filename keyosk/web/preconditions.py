@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Request, Response, request
+from flask import Request, Response
 
 from keyosk.errors import Stale
 from keyosk.model import Versions
+from keyosk.web.current import current_request
 
 _TAG: Final = re.compile(r'(W/)?"([!#-~\x80-\xff]*)"')
 _LIST: Final = re.compile(r"[ \t]*(?:,[ \t]*|$)")
@@ -50,12 +51,12 @@ class _Tags:
     weak: frozenset[str] = frozenset()
 
 
-def evaluate(response: Response, asked: Request) -> Response:
-    """Return the response to ``asked``, a GET or HEAD, or 304 instead. Raises ``Stale``.
+def evaluate(response: Response, request: Request) -> Response:
+    """Return the response to ``request``, a GET or HEAD, or 304 instead. Raises ``Stale``.
 
     In the order of section 13.2.2. Only a success is evaluated (section 13.2.1).
     """
-    wanted, known = _tags(asked)
+    wanted, known = _tags(request)
     if (wanted is None and known is None) or response.status_code != HTTPStatus.OK:
         return response
     tag, is_weak = response.get_etag()
@@ -75,7 +76,7 @@ def wanted_versions() -> Versions | None:
     Strong comparison for ``If-Match``, weak for ``If-None-Match`` (sections 13.1.1 and 13.1.2).
     SECURITY: a malformed value lets no version pass.
     """
-    wanted, known = _tags(request)
+    wanted, known = _tags(current_request())
     if (wanted is None or wanted.any) and known is None:
         return None
     any_of = None if wanted is None or wanted.any else _numbers(wanted.strong)
@@ -92,17 +93,17 @@ def check_untagged() -> None:
     A list of tags never matches it, so ``If-Match`` with a list is false (section 13.1.1) and
     ``If-None-Match`` true. It exists, so with ``*`` the two are reversed.
     """
-    wanted, known = _tags(request)
+    wanted, known = _tags(current_request())
     if (wanted is not None and not wanted.any) or (
         known is not None and (known.any or known.malformed)
     ):
         raise Stale("What this would change has no entity tag: send no precondition about one.")
 
 
-def _tags(asked: Request) -> tuple[_Tags | None, _Tags | None]:
+def _tags(request: Request) -> tuple[_Tags | None, _Tags | None]:
     """Return what ``If-Match`` and ``If-None-Match`` name."""
-    wanted = asked.environ.get("HTTP_IF_MATCH")
-    known = asked.environ.get("HTTP_IF_NONE_MATCH")
+    wanted = request.environ.get("HTTP_IF_MATCH")
+    known = request.environ.get("HTTP_IF_NONE_MATCH")
     return None if wanted is None else _read(wanted), None if known is None else _read(known)
 
 

@@ -20,6 +20,7 @@ from keyosk.installation import Installation
 from keyosk.permissions import entitlements
 from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from keyosk.web import access, access_log, client_authentication, negotiation, parameters
+from keyosk.web.current import current_g, current_request
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
@@ -60,7 +61,7 @@ class TokenResource(Endpoint):
         token's claim ``access`` lists what the account may do of the request, and the response
         has ``token`` and ``issued_at`` as well.
         """
-        values = parameters.query()
+        values = parameters.query(current_request())
         if "service" in values:
             issued = self._for_registry(values)
             if issued is not None:
@@ -116,7 +117,7 @@ def _by_login(
     if assertion is not None:
         return _by_token_of(installation, assertion, single=single, token_request=token_request)
     login = client_authentication.login(installation, single)
-    return installation.token_issuer.by_login(login, token_request, address=g.address)
+    return installation.token_issuer.by_login(login, token_request, address=current_g().address)
 
 
 def _by_assertion(
@@ -158,7 +159,7 @@ def _by_refresh_token(
         token_request,
         by=login,
         client_id=single.get("client_id"),
-        address=g.address,
+        address=current_g().address,
     )
     if login is None:
         access.record_use_afterwards(installation, issued.principal)
