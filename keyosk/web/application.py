@@ -151,6 +151,13 @@ class LeanFlask(Flask):
             query_args=request.query_string.decode("latin-1"),
         )
 
+    def dispatch_request(self) -> Any:
+        """Call the view; ``OPTIONS`` was answered before."""
+        request = current_request()
+        if request.routing_exception is not None:
+            self.raise_routing_exception(request)
+        return self.view_functions[request.endpoint or ""](**request.view_args or {})
+
     def preprocess_request(self) -> Any:
         """Call the functions before a request; there are no blueprints with more of them."""
         for before in self.before_request_funcs[None]:
@@ -245,7 +252,6 @@ def _add_pipeline(
     def before() -> Response | None:
         request = current_request()
         path, environ = request.path, request.environ
-        length = request.content_length if "CONTENT_LENGTH" in environ else None
         context = current_g()
         vars(context).update(
             request_id=environ[access_log.REQUEST_ID],
@@ -255,7 +261,10 @@ def _add_pipeline(
         middleware.note_route(request)
         if f"{request.method} {path}" in STREAMS or is_operator(request):
             request.max_content_length = sys.maxsize  # None would mean the limit of the application
-        elif length is not None and length > MAX_BODY:
+        elif (
+            len(environ.get("CONTENT_LENGTH", "")) >= _SHORT_LENGTH
+            and (request.content_length or 0) > MAX_BODY
+        ):
             raise RequestEntityTooLarge
         if "\0" in path:
             raise NotFound  # no name has NUL, and PostgreSQL has no text with it

@@ -43,7 +43,9 @@ def body() -> dict[str, list[str]]:
     """Return the parameters of query and body together. Raises ``InvalidRequest``; 400."""
     request = current_request()
     values = query(request)
-    if not (request.content_length or request.headers.get("Transfer-Encoding")):
+    environ = request.environ
+    has_body = environ.get("CONTENT_LENGTH") not in (None, "", "0")
+    if not has_body and "HTTP_TRANSFER_ENCODING" not in environ:
         return values
     bodies.check_coding()
     if request.mimetype == FORM:
