@@ -76,7 +76,7 @@ class PatroniCluster:
     def url(self) -> str:
         """As libpq finds the primary by itself."""
         hosts = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
-        return f"postgresql://keyosk@{hosts}/keyosk?target_session_attrs=read-write"
+        return f"postgresql://keyosk@{hosts}/keyosk"
 
     def primary(self, *, other_than: Member | None = None, within: float = _START) -> Member:
         """The primary, once there is one."""

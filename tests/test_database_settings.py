@@ -214,6 +214,24 @@ def test_the_defaults_of_a_role_do_not_change_what_is_promised(
         assert server.client(unknown, "a wrong password").post("/auth/token").status_code == 401
 
 
+def test_of_several_servers_the_one_that_takes_writes_is_used(
+    postgres_server: PostgresServer,
+) -> None:
+    def server_of(url: str) -> object:
+        database = Database(url)
+        [(port,)] = database._execute("SELECT inet_server_port()", ())
+        database.close()
+        return port
+
+    with PostgresServer() as standby:
+        reading, writing = standby.create_database(), postgres_server.create_database()
+        execute(reading, f"ALTER ROLE {ROLE} SET default_transaction_read_only = on")
+        ports = [psycopg.conninfo.conninfo_to_dict(url)["port"] for url in (reading, writing)]
+        both = f"postgresql://{ROLE}@127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/postgres"
+        assert server_of(both) == int(str(ports[1]))
+        assert server_of(f"{both}?target_session_attrs=any") == int(str(ports[0]))
+
+
 # --- Values that no database can hold -------------------------------------------------------------
 
 NUL, HALF = "a\0b", "a\ud800b"

@@ -286,9 +286,14 @@ class Postgresql(peewee.PostgresqlDatabase):
         """``outage``: begun when the server does not respond; ``prepare``: as ``Database``."""
         self.psycopg3_adapter = partial(_Adapter, url, schema, outage, prepare=prepare)
         defaults = {"fallback_application_name": "keyosk", "client_encoding": "UTF8"}
-        # A timeout in libpq's environment stays.
+        # What libpq's environment has stays.
         if "connect_timeout" not in url.parameters and "PGCONNECT_TIMEOUT" not in os.environ:
             defaults["connect_timeout"] = str(CONNECT_TIMEOUT)
+        # SECURITY: a standby may not know yet what was revoked, and a connection that found only it
+        # would stay there.
+        several = any("," in url.parameters.get(name, "") for name in ("host", "hostaddr"))
+        if several and "PGTARGETSESSIONATTRS" not in os.environ:
+            defaults["target_session_attrs"] = "read-write"
         parameters: dict[str, Any] = {**defaults, **url.parameters}
         super().__init__("postgresql", prefer_psycopg3=True, **parameters)
         #: For the event loop, which has no connection but this.
