@@ -7,7 +7,9 @@ import pytest
 
 from keyosk.errors import Unavailable
 from keyosk.storage import outage
+from keyosk.storage.database import Database
 from keyosk.storage.outage import OutageLog
+from postgres import PostgresServer
 
 FULL = Unavailable("The database is not available.", reason="no room")
 
@@ -47,3 +49,18 @@ def test_another_outage_of_writes_ends_with_the_first_that_succeeds(
     log.begin(FULL, reads=False)
     log.end(reads=False)
     assert (log.is_on, len(caplog.records)) == (False, 2)
+
+
+def test_reads_do_not_end_the_outage_of_a_standby_that_cannot_be_migrated(
+    clock: Clock, postgres_server: PostgresServer
+) -> None:
+    url, log = postgres_server.create_database(), OutageLog()
+    postgres_server.set_for(url, "default_transaction_read_only", "on")
+    database = Database(url, outage_log=log)
+    with pytest.raises(Unavailable), database.driver_errors():
+        database.raw.execute_sql("CREATE TABLE migration (number integer)")
+    clock.now += 10
+    database.ping()
+    assert log.is_on
+    database.close()
+    postgres_server.drop_database(url)

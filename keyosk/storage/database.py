@@ -510,6 +510,7 @@ class Database:
         failure = driver_errors.failure(error)
         if isinstance(failure, Unavailable) and driver_errors.kind(error) is not Kind.UNDONE:
             self._metrics.database_failed()
+            reads = reads and not driver_errors.is_of_a_write(error)
             self._log.begin(failure, reads=reads, is_full=driver_errors.is_disk_full(error))
         return failure
 

@@ -181,6 +181,11 @@ def failure(error: peewee.DatabaseError) -> Exception:
     return Unavailable("The database is not available.", reason=reason(error))
 
 
+def is_of_a_write(error: peewee.DatabaseError) -> bool:
+    """Return whether PostgreSQL refused only to write, as a standby does."""
+    return getattr(original_of(error), "sqlstate", None) == "25006"
+
+
 def is_disk_full(error: peewee.DatabaseError) -> bool:
     """Return whether PostgreSQL has no room for a write. Others may have; SQLite refuses all."""
     return getattr(original_of(error), "sqlstate", None) == "53100"
