@@ -129,7 +129,7 @@ def test_a_revoked_token_is_refused_at_once(server: LiveServer, alice: Person) -
         "/auth/revoke", data={"token": text, "token_type_hint": "refresh_token"}
     )
 
-    assert (response.status_code, response.content) == (200, b"")
+    assert done(response)["effective_at_latest"] == response.headers["Effective-At-Latest"]
     assert client.get("/accounts/me").status_code == 401
     assert Client(server.url, token=other).get("/accounts/me").status_code == 200
     entries = done(server.client().get("/auth/revocations"))["entries"]
@@ -149,7 +149,8 @@ def test_only_its_owner_and_admins_revoke_a_token(admin: Client, alice: Person, 
 
 @pytest.mark.parametrize("text", ["garbage", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", "\u20ac"])
 def test_what_is_no_token_of_ours_is_no_fault(alice: Person, text: str) -> None:
-    assert alice.login().post("/auth/revoke", data={"token": text}).status_code == 200
+    # JSON, because clients such as simple-oauth2 for Node.js fail on any other body.
+    assert done(alice.login().post("/auth/revoke", data={"token": text})) == {}
 
 
 def test_the_account_of_a_service_exists_and_no_key_chooses_it(admin: Client, todo: str) -> None:

@@ -16,6 +16,7 @@ from keyosk.web.key_schemas import KID
 from keyosk.web.schemas import (
     ACCOUNT_ID,
     API_KEY_ID,
+    EFFECTIVE,
     PAST,
     REQUEST_ID,
     ResponseSchema,
@@ -256,6 +257,12 @@ class RevokedSchema(ResponseSchema):
             PAST,
         )
     )
+
+
+class TokenRevokedSchema(RevokedSchema):
+    """When the last service stops accepting the token; empty if there was nothing to revoke."""
+
+    optional_fields = EFFECTIVE
 
 
 class TokenQuestion(StrictSchema):
