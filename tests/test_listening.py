@@ -1,6 +1,7 @@
 """Other ways to be reached than a TCP port: a Unix socket, and sockets that systemd opens."""
 
 import http.client
+import json
 import os
 import re
 import shutil
@@ -129,6 +130,18 @@ def test_a_health_check_of_every_ipv4_address_asks_this_machine(tmp_path: Path) 
     )
     with server:
         assert server.run("health").stdout == "ok\n"
+
+
+def test_ipv4_clients_of_a_socket_for_every_address_are_told_by_their_own(tmp_path: Path) -> None:
+    server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path)
+    server.environment |= environment(bind=f"[::]:{server.port}", issuer=server.url)
+    with server:
+        caller = server.client("admin", "wrong")
+        caller.post("/auth/token")
+        [seen] = server.admin().get("/login-failures").json()["addresses"]
+        assert seen["address"] == caller.source
+        [line] = [line for line in server.log.read_text().splitlines() if '"status": 401' in line]
+        assert json.loads(line)["address"] == caller.source
 
 
 def test_the_metrics_are_not_to_be_had_by_a_host_header(folder: Path) -> None:

@@ -127,6 +127,13 @@ def test_a_proxy_that_names_no_client_is_the_client() -> None:
     assert of(None, X_FORWARDED_FOR=V4) is None
 
 
+def test_an_ipv4_client_of_a_dual_stack_socket_has_its_ipv4_address() -> None:
+    assert of("::ffff:192.0.2.1", X_FORWARDED_FOR=V4) == "192.0.2.1"
+    assert of("::ffff:10.0.0.1") == "10.0.0.1"
+    assert Source([]).of({"REMOTE_ADDR": "::ffff:c000:201"}) == "192.0.2.1"
+    assert of(V6) == V6
+
+
 def test_a_unix_socket_is_a_proxy_where_that_is_said() -> None:
     assert of("", X_FORWARDED_FOR=V4) == "unix"
     source = Source([*PROXIES, "unix"])

@@ -12,6 +12,8 @@ from keyosk import networks
 UNIX: Final = "unix"
 #: In place of an address that cannot be read. No network contains it.
 UNKNOWN: Final = "unknown"
+#: How a dual-stack socket writes the address of an IPv4 client begins.
+_MAPPED: Final = "::ffff:"
 _WARN_EVERY: Final = 3600  # seconds
 _MOST_COMMAS: Final = 20  # in one element; no proxy writes more
 _PORT: Final = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
@@ -54,6 +56,8 @@ class Source:
         peer: str | None = environ.get("REMOTE_ADDR")
         if peer == "":  # set by the server: a TCP connection always has an address
             peer = UNIX
+        elif peer is not None and peer.startswith(_MAPPED):
+            peer = str(networks.address(peer))
         if peer is None or not self._trusts(peer):
             return peer
         found = [
