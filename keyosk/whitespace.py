@@ -3,6 +3,7 @@
 from typing import Final
 
 BYTE_ORDER_MARK: Final = "\ufeff"
+LINE_ENDS: Final = "\r\n"
 # Only ASCII: no tool adds other Unicode spaces by itself.
 _SPACE: Final = " \t\r\n\f\v"
 

@@ -1,5 +1,6 @@
 """The ways in which a client logs in besides a Basic pair: in a form body, and by a key alone."""
 
+import base64
 import time
 from typing import Any
 from urllib.parse import urlencode
@@ -54,7 +55,7 @@ def refusal(response: Any, status: int, error: str) -> str:
 def test_a_secret_in_a_form_body_was_refused_at_all_three_addresses(
     nobody: Client, alice: Person, key: str, todo: str
 ) -> None:
-    for secret in (PASSWORD, key, f"{key}\n"):
+    for secret in (PASSWORD, key):
         tokens = done(nobody.post("/auth/token", data=posted(alice, secret)))
         assert tokens["scope"] == f"{todo}:read"
         seen = posted(alice, secret, token=tokens["access_token"])
@@ -286,6 +287,20 @@ def test_white_space_around_a_token_hid_it_from_revocation(
     assert done(alone.post("/auth/introspect", json=sent))["active"] is True
     assert alone.post("/auth/revoke", data=sent).status_code == 200
     assert done(alone.post("/auth/introspect", data={"token": token})) == {"active": False}
+
+
+def test_a_secret_from_a_file_was_refused_for_its_line_end(
+    nobody: Client, alice: Person, key: str
+) -> None:
+    spaced = (f" {key} ", f"\ufeff{key}\r\n")
+    for sent in (f"{PASSWORD}\n", f"{PASSWORD}\r\n", f"{key}\n", *spaced):
+        assert nobody.post("/auth/token", data=posted(alice, sent)).status_code == 200
+        pair = base64.b64encode(f"{alice.username}:{sent}".encode()).decode()
+        headers = {"Authorization": f"Basic {pair}"}
+        assert nobody.post("/auth/token", headers=headers).status_code == 200
+    for wrong in (f" {PASSWORD}", f"{PASSWORD} ", f"\n{PASSWORD}", f"{key} {key}"):
+        answer = nobody.post("/auth/token", data=posted(alice, wrong))
+        assert refusal(answer, 401, "invalid_client"), wrong
 
 
 def test_space_around_a_refresh_token_is_no_part_of_it(server: LiveServer, admin: Client) -> None:

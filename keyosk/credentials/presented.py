@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from keyosk import whitespace
 from keyosk.credentials import api_key_format
 
 
@@ -35,7 +36,15 @@ class Credentials:
 
 def candidates(pairs: Iterable[tuple[str, str]]) -> tuple[Candidate, ...]:
     """The readings of a login as (username, secret) pairs, each checksum computed here and once."""
-    return tuple(
-        Candidate(username, secret, api_key_format.is_well_formed(secret))
-        for username, secret in pairs
-    )
+    return tuple(_candidate(username, secret) for username, secret in pairs)
+
+
+def _candidate(username: str, secret: str) -> Candidate:
+    """Return one reading, without what a secret has around it if it was read from a file.
+
+    No API key has white space in it, and no password ends with a line end.
+    """
+    key = whitespace.trim(secret)
+    if api_key_format.is_well_formed(key):
+        return Candidate(username, key, is_api_key=True)
+    return Candidate(username, secret.rstrip(whitespace.LINE_ENDS), is_api_key=False)

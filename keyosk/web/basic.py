@@ -32,7 +32,8 @@ def candidates(header: str) -> tuple[tuple[str, str], ...]:
     ``header`` is the value of ``Authorization`` as WSGI gives it, decoded as ISO-8859-1. The order
     is: as sent in UTF-8, form-decoded in UTF-8, as sent in ISO-8859-1, form-decoded in ISO-8859-1.
     The halves are split at the first colon, before form-decoding, and both are form-decoded or
-    none. Pairs are left out if they do not decode or contain a control character. Form-decoding is
+    none. Line ends at the end of the secret are dropped, as those of the file it was read from.
+    Pairs are left out if they do not decode or contain a control character. Form-decoding is
     left out for text that no form encoder writes (not ASCII, or a ``%`` without two hexadecimal
     digits).
     There are therefore one to three pairs, and exactly one where the header is ASCII without
@@ -91,7 +92,7 @@ def _form_decoded(half: bytes) -> bytes:
 
 def _pair(username: bytes, secret: bytes, encoding: str) -> tuple[str, str] | None:
     try:
-        pair = username.decode(encoding), secret.decode(encoding)
+        pair = username.decode(encoding), secret.rstrip(b"\r\n").decode(encoding)
     except UnicodeDecodeError:
         return None
     if _CONTROL.search(pair[0]) or _CONTROL.search(pair[1]):

@@ -8,9 +8,7 @@ from typing import Final
 
 from flask import request
 
-from keyosk import whitespace
 from keyosk.credentials import presented, usernames
-from keyosk.credentials.presented import Candidate
 from keyosk.errors import InvalidRequest
 from keyosk.installation import Installation
 from keyosk.model import Principal
@@ -33,7 +31,8 @@ def login(installation: Installation, single: Mapping[str, str]) -> Principal:
     """
     _check(single)
     if SECRET in single:
-        return access.by_secret(installation, [_candidate(single["client_id"], single[SECRET])])
+        pair = (single["client_id"], single[SECRET])
+        return access.by_secret(installation, presented.candidates([pair]))
     proven = access.login(installation)
     client_id = single.get("client_id")
     if client_id is not None and not usernames.is_same(client_id, proven.username):
@@ -74,12 +73,6 @@ def assertion(single: Mapping[str, str]) -> str | None:
     rest = {name: value for name, value in single.items() if name not in _OF_ASSERTION}
     refuse_any(rest)
     return single[_ASSERTION]
-
-
-def _candidate(username: str, secret: str) -> Candidate:
-    """Return the candidate; white space around an API key, as from a file, is removed."""
-    [trimmed] = presented.candidates([(username, whitespace.trim(secret))])
-    return trimmed if trimmed.is_api_key else Candidate(username, secret, is_api_key=False)
 
 
 def _check(single: Mapping[str, str]) -> None:
