@@ -299,8 +299,8 @@ def test_a_secret_from_a_file_was_refused_for_its_line_end(
         headers = {"Authorization": f"Basic {pair}"}
         assert nobody.post("/auth/token", headers=headers).status_code == 200
     for wrong in (f" {PASSWORD}", f"{PASSWORD} ", f"\n{PASSWORD}", f"{key} {key}"):
-        answer = nobody.post("/auth/token", data=posted(alice, wrong))
-        assert refusal(answer, 401, "invalid_client"), wrong
+        response = nobody.post("/auth/token", data=posted(alice, wrong))
+        assert refusal(response, 401, "invalid_client"), wrong
 
 
 def test_space_around_a_refresh_token_is_no_part_of_it(server: LiveServer, admin: Client) -> None:

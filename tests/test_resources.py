@@ -167,7 +167,8 @@ WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
         "claims": ("team", [""], ["two words"], *([name] for name in RESERVED_CLAIMS)),
         "scopes": (
             *("a:b", [1], [None], [""], ["a b"], ['a"b'], ["x:twice", "x:twice"]),
-            *(["offline_access"], ["openid"], ["keyosk:mine"], [{"name": "a:b", "x": 1}]),
+            *(["offline_access"], ["OpenID"], ["keyosk:mine"], ["Keyosk:Admin"]),
+            [{"name": "a:b", "x": 1}],
             [{"name": "x:long", "description": "x" * 2_001}],
         ),
         "url": ("x",),

@@ -93,7 +93,7 @@ def check_scope_name(name: str, *, field: str) -> None:
             f"{name[:200]} must be 1 to 200 printable ASCII characters without space, quote or "
             "backslash",
         )
-    if name in RESERVED_SCOPES:
+    if name.lower() in RESERVED_SCOPES:
         raise Invalid.field(field, f"{name} is reserved by OAuth")
 
 

@@ -84,7 +84,8 @@ def _check_scopes(faults: Faults, service: Service) -> None:
             check_scope_name(scope.name, field="scopes")
         except Invalid as error:
             faults.extend(error)
-        if scope.name.startswith(f"{KEYOSK}:") and service.name != KEYOSK:
+        # SECURITY: in any case of letters, because whoever grants them may not see the difference.
+        if scope.name.lower().startswith(f"{KEYOSK}:") and service.name != KEYOSK:
             message = f"must not begin with {KEYOSK}:, as Keyosk's own scopes do"
             faults.add("scopes", message, item=scope.name)
         if scope.name in seen:
