@@ -36,7 +36,11 @@ class Snippet:
 
     @property
     def is_service(self) -> bool:
-        return str(BIND) in self.text and "app." in self.text
+        return str(BIND) in self.text and ("listen(" in self.text or "serve(" in self.text)
+
+    @property
+    def is_test(self) -> bool:
+        return "node:test" in self.text
 
     @property
     def is_ours(self) -> bool:

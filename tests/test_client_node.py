@@ -30,7 +30,8 @@ def installed() -> Iterator[Path]:
     with services.workspace() as folder:
         for name in ("src", "types", "test"):
             shutil.copytree(CLIENT / name, folder / name)
-        shutil.copy(CLIENT / "package.json", folder)
+        for name in ("package.json", "testing.js"):
+            shutil.copy(CLIENT / name, folder)
         yield folder
 
 
@@ -103,7 +104,7 @@ def test_the_package_has_what_users_need_and_nothing_else(tmp_path: Path) -> Non
         names = {name.removeprefix("package/") for name in archive.getnames()}
     expected = {f"src/{file.name}" for file in CLIENT.glob("src/*")}
     expected |= {f"types/{file.name}" for file in CLIENT.glob("types/*")}
-    assert names == expected | {"package.json", "README.md", "LICENSE"}
+    assert names == expected | {"package.json", "testing.js", "README.md", "LICENSE"}
     exported = json.loads((CLIENT / "package.json").read_text())["exports"]
     assert {path[2:] for each in exported.values() for path in each.values()} <= names
 
@@ -120,7 +121,7 @@ def test_the_readme_as_it_stands(server: LiveServer, admin: Client, tmp_path: Pa
     (tmp_path / "reporter.key").write_text(make_key(admin, reporter)[1] + "\n")
     snippets = services.snippets(CLIENT / "README.md")
     express = next(each for each in snippets if each.is_service)
-    alone, source = (each.text for each in snippets if not each.is_service)
+    alone, source = (each.text for each in snippets if not (each.is_service or each.is_test))
 
     def said(text: str) -> str:
         (tmp_path / "program.mjs").write_text(text.replace(services.KEYOSK, server.url))

@@ -22,7 +22,8 @@ export class InsufficientScope extends KeyoskError {
 
 export class Unavailable extends KeyoskError {
   constructor(message, { retryAfter, error }) {
-    super(message, { cause: error });
+    // Node's "fetch failed" has the reason in its cause.
+    super(`${message}: ${error?.cause?.message ?? error?.message}`, { cause: error });
     this.retryAfter = Math.max(1, Math.ceil(retryAfter));
   }
 }

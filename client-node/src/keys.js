@@ -54,17 +54,14 @@ export class KeySet extends Kept {
   }
 
   #unavailable() {
-    return new KeysUnavailable("The keys of Keyosk cannot be fetched.", this);
+    return new KeysUnavailable(`The keys of ${this.#settings.issuer} cannot be fetched`, this);
   }
 }
 
 /** Import a public key for signatures; other keys are left out (RFC 7517 section 5). */
 async function imported(jwk) {
   if (typeof jwk?.kid !== "string" || !ALGORITHMS.includes(jwk.alg) || (jwk.use ?? "sig") !== "sig") return undefined;
-  try {
-    const key = await importJWK(jwk, jwk.alg);
-    return key.type === "public" && [jwk.kid, { key, algorithm: jwk.alg }];
-  } catch {
-    return undefined; // such as ML-DSA, which not every version of Node has
-  }
+  // Not every version of Node has ML-DSA.
+  const key = await importJWK(jwk, jwk.alg).catch(() => undefined);
+  return key?.type === "public" && [jwk.kid, { key, algorithm: jwk.alg }];
 }

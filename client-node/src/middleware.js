@@ -1,4 +1,5 @@
 // What a service returns to whoever may not pass: RFC 6750 section 3.
+import { debuglog } from "node:util";
 import { ApiKeySent, InsufficientScope, InvalidToken, NoToken, Unavailable } from "./errors.js";
 import { Verifier } from "./verifier.js";
 
@@ -29,6 +30,7 @@ export class Guard {
   }
 
   #refusal(error) {
+    debuglog("keyosk")("refused a request: %s", error.message); // with NODE_DEBUG=keyosk in the environment
     const realm = `Bearer realm="${this.verifier.audience.replace(/[^\x20-\x7e]|["\\]/g, "")}"`;
     const refuse = (status, code, description, header) => ({
       status,

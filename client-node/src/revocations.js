@@ -28,7 +28,7 @@ export class Revocations extends Kept {
     if (revocations === "off") return;
     const isRecent = await this.isReady(revocations === "required" ? pollInterval * MISSED : Infinity);
     if (isRecent || revocations !== "required") return;
-    throw new RevocationsUnavailable("The revocations of Keyosk cannot be fetched.", this);
+    throw new RevocationsUnavailable(`The revocations of ${this.#settings.issuer} cannot be fetched`, this);
   }
 
   /** Return whether a token, verified before, is revoked. */

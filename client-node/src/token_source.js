@@ -23,7 +23,7 @@ export class TokenSource {
     const { KEYOSK_CLIENT_ISSUER: issuer, KEYOSK_CLIENT_USERNAME: username = "" } = process.env;
     const { KEYOSK_CLIENT_SECRET: secret, KEYOSK_CLIENT_SECRET_FILE: secretFile } = process.env;
     const login = "secret" in options || "secretFile" in options ? {} : { secret, secretFile };
-    this.#options = { issuer, username, ...login, fetch: globalThis.fetch, elapsed: options.clock ?? elapsed, ...options };
+    this.#options = { issuer, username, ...login, fetch: (...sent) => globalThis.fetch(...sent), elapsed: options.clock ?? elapsed, ...options };
     if (!this.#options.secret === !this.#options.secretFile) throw new TypeError("Either secret or secretFile is required");
     this.#endpoint = metadataOf(this.#options);
   }
@@ -73,7 +73,7 @@ export class TokenSource {
 
   async #post(form, authorization) {
     for (let attempt = 1; ; attempt += 1) {
-      let [failure, wait] = [undefined, 2 ** (attempt - 2)];
+      let wait = 2 ** (attempt - 2);
       try {
         const response = await this.#options.fetch(await this.#endpoint("token_endpoint", "/auth/token"), {
           method: "POST",
@@ -89,10 +89,9 @@ export class TokenSource {
         throw new Error(`Keyosk returned status ${response.status}: ${description}`);
       } catch (error) {
         if (error instanceof LoginRefused) throw error;
-        failure = error;
-      }
-      if (attempt === ATTEMPTS || wait > LONGEST_PAUSE) {
-        throw new TokenUnavailable("No token can be fetched from Keyosk.", { retryAfter: wait, error: failure });
+        if (attempt === ATTEMPTS || wait > LONGEST_PAUSE) {
+          throw new TokenUnavailable(`No token can be fetched from ${this.#options.issuer}`, { retryAfter: wait, error });
+        }
       }
       await pause(wait * 1000 * (1 + 0.5 * Math.random())); // so that not all try again at once
     }

@@ -41,15 +41,19 @@ export class Verifier {
   #revocations;
 
   constructor(options) {
-    const defaults = { revocations: "best-effort", typ: "at+jwt", fetch: globalThis.fetch, clock: Date.now, ...SECONDS };
+    const fetch = (...sent) => globalThis.fetch(...sent); // that of each call, so that tests can replace it
+    const names = { issuer: undefined, audience: undefined, service: undefined };
+    const defaults = { ...names, revocations: "best-effort", typ: "at+jwt", fetch, clock: Date.now, ...SECONDS };
+    // SECURITY: with a misspelt name, revocations would not be required.
+    const unknown = Object.keys(options).find((name) => !(name in defaults));
+    if (unknown !== undefined) throw new TypeError(`There is no option ${unknown}; write { issuer, audience, ... }`);
     const settings = (this.#settings = { ...defaults, elapsed: options.clock ?? elapsed, ...options });
-    for (const name of Object.keys(SECONDS)) {
-      if (!(settings[name] >= 0)) throw new TypeError(`${name} must be a number of seconds`);
-    }
+    const wrong = Object.keys(SECONDS).find((name) => !(settings[name] >= 0));
+    if (wrong !== undefined) throw new TypeError(`${wrong} must be a number of seconds`);
     if (!MODES.includes(settings.revocations)) throw new TypeError(`revocations must be one of ${MODES.join(", ")}`);
     const audiences = [settings.audience].flat();
-    const areTexts = [...audiences, settings.typ].every(isText) && audiences.length > 0;
-    if (!areTexts) throw new TypeError("audience is required, and typ must be a text");
+    if (!audiences.every(isText) || audiences.length === 0) throw new TypeError("audience must be a text, or several");
+    if (!isText(settings.typ)) throw new TypeError("typ must be a text");
     this.audience = audiences[0];
     settings.service ??= this.audience;
     const endpoint = metadataOf(settings);
@@ -71,9 +75,8 @@ export class Verifier {
     if (!COMPACT.test(text)) throw new InvalidToken("The token is malformed.");
     await this.start();
     const { issuer, audience, typ, leeway: clockTolerance, clock } = this.#settings;
-    const rules = { algorithms: ALGORITHMS, issuer, audience, typ };
     try {
-      const options = { ...rules, clockTolerance, currentDate: new Date(clock()) };
+      const options = { algorithms: ALGORITHMS, issuer, audience, typ, clockTolerance, currentDate: new Date(clock()) };
       const { payload, protectedHeader } = await jwtVerify(text, (header) => this.#keyFor(header), options);
       this.#check(payload, protectedHeader);
       return new Token(text, payload);

@@ -4,6 +4,8 @@ export class KeyoskError extends Error {}
 export class NoToken extends KeyoskError {}
 /** The token is malformed, forged, expired, revoked, or not for this service. The message is for logs. */
 export class InvalidToken extends KeyoskError {}
+/** An API key was sent in the place of a token. Its sender may be told, as they know it. */
+export class ApiKeySent extends InvalidToken {}
 /** The token is valid, but lacks a scope. */
 export class InsufficientScope extends KeyoskError {
   constructor(scope: string);
@@ -92,6 +94,23 @@ export class Verifier {
   verify(token: string): Promise<Token>;
   /** Stops fetching in the background. */
   close(): void;
+}
+
+/** What a service responds to a request without a good token (RFC 6750). */
+export interface Refusal {
+  status: number;
+  headers: Record<string, string>;
+  body: { error: string; error_description: string };
+}
+
+/** Protects a service of any framework, or of none. */
+export class Guard {
+  constructor(verifier: Verifier | VerifierOptions);
+  readonly verifier: Verifier;
+  /** Returns a function from an `Authorization` header to the token, or to the response to its lack. */
+  admit(
+    scopes: readonly string[],
+  ): (authorization: string | null | undefined) => Promise<{ token: Token; refusal?: never } | { token?: never; refusal: Refusal }>;
 }
 
 /** What is left out comes from `KEYOSK_CLIENT_ISSUER`, `_USERNAME`, `_SECRET` or `_SECRET_FILE`. */

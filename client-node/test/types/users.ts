@@ -5,7 +5,8 @@ import { Hono } from "hono";
 import { Keyosk as ForExpress } from "@keyosk/client/express";
 import { Keyosk as ForFastify } from "@keyosk/client/fastify";
 import { Keyosk as ForHono } from "@keyosk/client/hono";
-import { InsufficientScope, KeysUnavailable, TokenSource, Verifier } from "@keyosk/client";
+import { FakeKeyosk } from "@keyosk/client/testing";
+import { Guard, InsufficientScope, KeysUnavailable, TokenSource, Verifier } from "@keyosk/client";
 
 const options = { issuer: "https://login.example.org", audience: "todo", revocations: "required" } as const;
 
@@ -32,7 +33,14 @@ export function seconds(error: unknown): number | string | undefined {
 
 const source = new TokenSource({ username: "todo-backend", secretFile: "/run/secrets/todo", audience: ["billing"] });
 const answer: Response = await source.fetch("https://billing.example.org/", { method: "POST", body: "{}" });
-export { answer, email, scopes };
+
+const { token: admitted, refusal } = await new Guard(options).admit(["todo:read"])(null);
+const subject: string = refusal ? refusal.body.error : admitted.subject;
+
+const fake = new FakeKeyosk({ issuer: options.issuer, audience: "todo" }).open();
+const headers: HeadersInit = fake.header(await fake.token({ scopes: ["todo:read"], team: "blue" }));
+new Verifier({ ...options, fetch: fake.fetch });
+export { answer, email, headers, scopes, subject };
 
 // @ts-expect-error: the audience is required
 new Verifier({ issuer: "https://login.example.org" });
