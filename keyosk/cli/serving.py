@@ -223,6 +223,7 @@ def _begin(configuration: Config, made: _Made, page: MetricsPage, starting: Star
     installation, clock = made.installation, made.clock
     clock.start(installation.database)
     installation.signing_keys.refresh()
+    installation.service_algorithms.remember()
     installation.database.read_without_waiting()  # this thread runs the event loop
 
     def maintain() -> None:
