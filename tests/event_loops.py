@@ -43,7 +43,7 @@ class EventLoop:
     async def _close_connections(self) -> None:
         """A server's ends with its process."""
         for database in self._databases:
-            used: Any = database._pipeline
+            used: Any = database._peewee.pipeline
             if used is not None and used._session is not None:
                 used._session._close()
 

@@ -157,7 +157,7 @@ def test_a_request_that_finds_the_connection_dead_lets_the_others_go_on(
 def test_a_server_that_does_not_respond_is_given_up_and_the_others_know(
     database: Database, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: Any = database._pipeline
+    used: Any = database._peewee.pipeline
     monkeypatch.setattr(used._session, "_response_timeout", 0.5)
     responses = loop.at_once(select(database, "pg_sleep(60)"), partial(echo(database), value=1))
     assert all(isinstance(each, Left) for each in responses)
@@ -168,7 +168,7 @@ def test_a_server_that_does_not_respond_is_given_up_and_the_others_know(
 def test_a_slow_server_that_responds_is_waited_for(
     database: Database, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: Any = database._pipeline
+    used: Any = database._peewee.pipeline
     monkeypatch.setattr(used._session, "_response_timeout", 2.0)
     slow = select(database, "1 FROM pg_sleep(0.75)")
     assert loop.at_once(*[slow] * 4, in_one_turn=False) == [[(1,)]] * 4

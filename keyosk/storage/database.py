@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -22,23 +22,17 @@ from keyosk.config import database_urls
 from keyosk.config.database_urls import SqliteUrl
 from keyosk.errors import Unavailable
 from keyosk.metrics import Metrics
-from keyosk.storage import driver_errors, drivers, files, turns
-from keyosk.storage.compiled import Compiled, Insert, Inserts, Row
+from keyosk.storage import driver_errors, drivers, files
+from keyosk.storage.compiled import Compiled, Inserts, Row
 from keyosk.storage.driver_errors import Kind
+from keyosk.storage.drivers import Driver
 from keyosk.storage.files import OpenedFile
 from keyosk.storage.outage import Outage, OutageLog, ThreadState
+from keyosk.storage.sqlite import Sqlite
 from keyosk.storage.turns import Turns
 
 _ROWS_AT_ONCE: Final = 500  # of a dozen columns; a statement of SQLite has at most 32,766 values
 _MANY: Final = 50  # from here on a way with more round trips pays
-
-_SQLITE_PRAGMAS: Final = {
-    "journal_mode": "wal",
-    # SECURITY: NORMAL is four times as fast and may lose acknowledged writes when the power fails.
-    "synchronous": "full",
-    "foreign_keys": 1,  # off by default in SQLite
-    "temp_store": "memory",  # there may be no folder for temporary files
-}
 
 T = TypeVar("T")
 
@@ -76,32 +70,16 @@ class Database:
         self._thread = ThreadState()
         self._turns: Turns | None = None
         self._file: OpenedFile | None = None
-        self._peewee: peewee.Database
+        self._peewee: Driver
         if isinstance(parsed, SqliteUrl):
             self._turns = Turns(parsed.path)
             self._file = OpenedFile(parsed.path)
-            # Only ``create_file`` creates one: SQLite would put an empty one in place of a file
-            # that was moved, or below a mount that is gone.
-            self._peewee = peewee.SqliteDatabase(
-                f"{files.uri(parsed.path)}?mode=rw",
-                uri=True,
-                pragmas=_SQLITE_PRAGMAS,
-                timeout=turns.LONGEST,
-            )
+            self._peewee = Sqlite(parsed.path)
         else:
             self._peewee = drivers.postgresql(
                 parsed, schema, self._outage, prepare=prepare_threshold
             )
-        #: Runs a statement; its rows.
-        self._fetch: Callable[[str, Sequence[Any]], list[Row]]
-        self._fetch = getattr(self._peewee, "fetch", self._fetch_all)
-        self._fetch_compiled = getattr(self._peewee, "fetch_compiled", self._fetch)
-        #: Reads for requests in the event loop, where they would wait.
-        self._pipeline = getattr(self._peewee, "pipeline", None)
         self._inserts = Inserts(self._peewee)
-        #: Inserts many rows, where there is a faster way than one statement.
-        self._insert_many: Callable[[Insert, Iterable[Row]], list[Row]] | None
-        self._insert_many = getattr(self._peewee, "insert_many", None)
 
     @property
     def raw(self) -> peewee.Database:
@@ -116,7 +94,8 @@ class Database:
 
     def reads_in_loop(self) -> bool:
         """Return whether compiled queries delay nothing else of the event loop, which calls it."""
-        return self._pipeline is None or self._pipeline.is_ready()
+        pipeline = self._peewee.pipeline
+        return pipeline is None or pipeline.is_ready()
 
     def create_file(self) -> None:
         """Create the SQLite file (0600) and its folder (0700), where missing."""
@@ -207,12 +186,10 @@ class Database:
                 column.values(columns[column.name][start : start + size])
                 for column in insert.columns
             ]
-            if self._insert_many is not None and size >= _MANY:
-                rows = zip(*by_column, strict=True)
+            if size >= _MANY:
+                insert_many = partial(self._peewee.insert_many, insert, by_column)
                 with self.transaction():
-                    made = self._run(partial(self._insert_many, insert, rows), reads=False)
-            elif self.is_sqlite and size >= _MANY:
-                made = self._execute(*insert.with_shared(by_column), repeatable=False)
+                    made = self._run(insert_many, reads=False)
             else:
                 values = [*chain.from_iterable(zip(*by_column, strict=True))]
                 made = self._execute(insert.values(size), values, repeatable=False)
@@ -225,7 +202,7 @@ class Database:
         ``repeatable``: it only reads, and may run again on another connection. peewee takes 225 us
         to compile a join that runs in 10.
         """
-        pipeline = self._pipeline if repeatable else None
+        pipeline = self._peewee.pipeline if repeatable else None
 
         def execute(sql: str, parameters: Sequence[Any]) -> list[Row]:
             if pipeline is not None and delays.leave_loop.get() is not None:
@@ -234,7 +211,7 @@ class Database:
                 if found is not None:
                     self._metrics.query(time.perf_counter() - began)
                     return found
-            fetch = partial(self._fetch_compiled, sql, parameters)
+            fetch = partial(self._peewee.fetch_compiled, sql, parameters)
             found = self._run(fetch, repeatable=repeatable, reads=repeatable)
             if pipeline is not None and pipeline.is_wanted:
                 pipeline.open()
@@ -311,7 +288,7 @@ class Database:
         ``public``.
         """
         with self.driver_errors():
-            schema = self._peewee.connection().schema
+            schema = self._peewee.connection().schema  # type: ignore[no-untyped-call]
         if in_public is not None and schema == "public":
             return in_public
         text = name if schema == "public" else f"{name} of {schema}"
@@ -330,10 +307,7 @@ class Database:
     @contextmanager
     def without_timeouts(self) -> Iterator[None]:
         """Remove the timeouts of this thread's connection, for locks and migrations."""
-        if self.is_sqlite:
-            yield
-            return
-        with self.driver_errors(), self._peewee.without_timeouts():  # type: ignore[attr-defined]
+        with self.driver_errors(), self._peewee.without_timeouts():
             yield
 
     def ping(self) -> None:
@@ -428,12 +402,8 @@ class Database:
         self, sql: str, parameters: Sequence[Any], *, repeatable: bool = True
     ) -> list[Row]:
         return self._run(
-            partial(self._fetch, sql, parameters), repeatable=repeatable, reads=repeatable
+            partial(self._peewee.fetch, sql, parameters), repeatable=repeatable, reads=repeatable
         )
-
-    def _fetch_all(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
-        found: list[Row] = self._peewee.execute_sql(sql, parameters).fetchall()
-        return found
 
     def _run(self, action: Callable[[], T], *, repeatable: bool = False, reads: bool = True) -> T:
         """Run ``action``; if ``repeatable``, once more if the open connection was dead.

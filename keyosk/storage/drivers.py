@@ -1,19 +1,25 @@
-"""Optional drivers, and the error if one is not installed."""
+"""The two drivers: that of PostgreSQL is optional, and its absence an error of the settings."""
 
 import operator
 from collections.abc import Callable
-
-import peewee
+from typing import TYPE_CHECKING, TypeAlias
 
 from keyosk.config import database_urls
 from keyosk.config.database_urls import PostgresqlUrl, SqliteUrl
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.storage.outage import Outage
+from keyosk.storage.sqlite import Sqlite
+
+if TYPE_CHECKING:
+    from keyosk.storage.postgresql import Postgresql
+
+#: A database of peewee, and what both have beyond it.
+Driver: TypeAlias = "Sqlite | Postgresql"
 
 
 def postgresql(
     url: PostgresqlUrl, schema: str | None, outage: Outage, *, prepare: int | str
-) -> peewee.Database:
+) -> "Postgresql":
     """Return a PostgreSQL database. Raises ``ConfigurationError`` without its driver."""
     try:
         from keyosk.storage.postgresql import Postgresql  # noqa: PLC0415 - its driver is an extra

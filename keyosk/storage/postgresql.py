@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -360,12 +360,15 @@ class Postgresql(peewee.PostgresqlDatabase):
         self._log_query(statement, params)  # type: ignore[attr-defined]
         return direct.fetch(statement, params)
 
-    def insert_many(self, insert: Insert, rows: Iterable[Row]) -> list[Row]:
-        """Insert rows inside a transaction, at a fifth of the cost of an INSERT with parameters.
+    def insert_many(self, insert: Insert, columns: Sequence[Sequence[Any]]) -> list[Row]:
+        """Insert rows, given the values of each column. Call it inside a transaction.
+
+        It takes a fifth of the time of an INSERT with parameters.
 
         COPY has no parameters, but can neither skip rows nor return keys: where that is needed, the
         rows are sent as one JSON document.
         """
+        rows = zip(*columns, strict=True)
         names = sql.SQL(", ").join(sql.Identifier(each.stored_as) for each in insert.columns)
         if insert.returns:
             types = ", ".join(
