@@ -1,11 +1,14 @@
 """What the event loop reads from PostgreSQL: all over one connection, and without waiting."""
 
+import random
+import re
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jwt
 import peewee
@@ -282,18 +285,50 @@ def token(server: LiveServer, login: tuple[str, str], **options: Any) -> request
 
 
 @pytest.mark.slow
-def test_everybody_gets_their_own_token(server: LiveServer) -> None:
-    logins = accounts(server, 8)
+def test_everybody_gets_their_own_token_while_sessions_end(server: LiveServer, url: str) -> None:
+    """Each connection asks for the tokens of all at once, and ends one of the server's sessions."""
+    keys = dict(accounts(server, 50))
+    ending = (
+        "SELECT pg_terminate_backend((SELECT pid FROM pg_stat_activity WHERE datname ="
+        " current_database() AND application_name = 'keyosk' ORDER BY random() LIMIT 1))"
+    )
 
-    def ask(login: tuple[str, str]) -> None:
-        client = server.client(*login)
-        for _ in range(40):
-            issued = client.post("/auth/token").json()["access_token"]
-            claims = jwt.decode(issued, options={"verify_signature": False})
-            assert claims["preferred_username"] == login[0]
+    def ask(number: int) -> int:
+        names, served = random.Random(number).sample([*keys], len(keys)), 0
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection,
+            connection.makefile("rb") as responses,
+            psycopg.connect(url, autocommit=True) as session,
+        ):
+            for turn in range(8):
+                connection.sendall(b"".join(_asking(keys[name]) for name in names))
+                if turn == number % 8:
+                    session.execute(ending)
+                for name in names:
+                    status, body = _response(responses)
+                    assert status in (200, 503), body
+                    if status == 200:
+                        claims = jwt.decode(body, options={"verify_signature": False})
+                        assert claims["preferred_username"] == name
+                        served += 1
+        return served
 
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(ask, logins * 2))
+        served = sum(pool.map(ask, range(16)))
+    assert served > 0.9 * 16 * 8 * len(keys)
+
+
+def _asking(key: str) -> bytes:
+    # By the key alone, as rows of another account would be refused beside a username.
+    head = f"GET /auth/token?format=token HTTP/1.1\r\nHost: keyosk\r\nAuthorization: Bearer {key}"
+    return f"{head}\r\n\r\n".encode()
+
+
+def _response(responses: BinaryIO) -> tuple[int, bytes]:
+    """The status and body of the next response of a connection."""
+    head = b"".join(iter(responses.readline, b"\r\n")).decode()
+    [length] = re.findall(r"(?im)^content-length: (\d+)", head)
+    return int(head.split()[1]), responses.read(int(length)).strip()
 
 
 @pytest.mark.slow
