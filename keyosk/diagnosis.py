@@ -28,7 +28,7 @@ from keyosk.checks import (
     of_rules,
 )
 from keyosk.config import SETTINGS, Config
-from keyosk.config.values import Address
+from keyosk.config.addresses import Address
 from keyosk.errors import KeyoskError, counted
 from keyosk.keys.rotation import Rotation
 from keyosk.keys.signing_keys import SigningKeys

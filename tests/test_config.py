@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyosk.config import SETTINGS, Config, database_urls, load
+from keyosk.config.addresses import Address, UnixAddress
 from keyosk.config.database_urls import PostgresqlUrl
-from keyosk.config.values import Address, UnixAddress
 from keyosk.errors import ConfigurationError
 from keyosk.keys import material
 from tables import table

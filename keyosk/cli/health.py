@@ -8,7 +8,7 @@ from typing import Final
 from keyosk.cli import global_options
 from keyosk.cli.refusals import Refused
 from keyosk.config import Config
-from keyosk.config.values import Address, UnixAddress
+from keyosk.config.addresses import Address, UnixAddress
 
 _PATIENCE: Final = 5  # seconds
 _THIS_MACHINE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nosec B104

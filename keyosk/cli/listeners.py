@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from keyosk.config import Config
-from keyosk.config.values import ALL_ARE_ONE, UNIX, Address, UnixAddress
+from keyosk.config.addresses import Address, UnixAddress
+from keyosk.config.combinations import CLIENTS_ARE_ONE
+from keyosk.config.rules import UNIX
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.server import BadPair, Certificate, listening
 from keyosk.server.listening import UnixFile
@@ -107,7 +109,7 @@ def _check_inherited(configuration: Config, sockets: list[socket.socket]) -> Non
         raise ConfigurationError([Fault("KEYOSK_ISSUER", message)])
     has_unix = any(each.family == socket.AF_UNIX for each in sockets)
     if has_unix and UNIX not in configuration.trusted_proxies:
-        _log.warning("%s", ALL_ARE_ONE)
+        _log.warning("%s", CLIENTS_ARE_ONE)
 
 
 def _metrics(configuration: Config, stack: ExitStack) -> list[socket.socket]:

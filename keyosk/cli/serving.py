@@ -16,7 +16,7 @@ from wsgiref.types import WSGIApplication
 from keyosk import __version__, app
 from keyosk.cli import failures, global_options, listeners, logs, machine, welcome
 from keyosk.config import Config
-from keyosk.config.values import Address
+from keyosk.config.addresses import Address
 from keyosk.console import application as console
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.installation import Installation

@@ -12,7 +12,7 @@ import click
 from keyosk.bootstrap import FirstAdmin
 from keyosk.cli import colours
 from keyosk.config import Config
-from keyosk.config.values import UnixAddress
+from keyosk.config.addresses import UnixAddress
 
 _NEXT: Final = (
     ("a service with its scopes", "service create todo --scope todo:read"),

@@ -1,4 +1,4 @@
-"""Files of settings: TOML, and the environment files of systemd and containers (``.env``).
+"""Files of settings: TOML, environment files of systemd and containers (``.env``), and secrets.
 
 SECURITY: no sentence here quotes a line of a file, which may hold a secret.
 """
@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from keyosk import whitespace
+from keyosk.config import rules
+from keyosk.config.rules import BadValue
 from keyosk.errors import ConfigurationError, Fault
 
 _LINE: Final = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
@@ -26,8 +29,8 @@ def settings_not_read(path: Path, known: Iterable[str]) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
-    found = [match[1] for line in lines if (match := _LINE.fullmatch(line.strip()))]
-    return [each for each in found if each.startswith("KEYOSK_") and each not in set(known)]
+    names = [match[1] for line in lines if (match := _LINE.fullmatch(line.strip()))]
+    return [name for name in names if name.startswith("KEYOSK_") and name not in set(known)]
 
 
 def read(path: Path, *, named_by: str) -> Mapping[str, object] | None:
@@ -84,3 +87,23 @@ def _unquoted(value: str, number: int) -> str:
     if len(words) != 1:
         raise _BadLineError(f"line {number} has text behind its quotation marks")
     return words[0]
+
+
+def read_secret(path: object, *, keep_byte_order_mark: bool = False) -> str:
+    """Return the secret in a file, without the white space around it.
+
+    A byte order mark is dropped too, unless ``keep_byte_order_mark``. Raises ``BadValue``. The
+    message does not repeat the path, because it may be a secret by mistake.
+
+    Its permissions do not matter, because containers mount secrets readable by all (0444).
+    """
+    try:
+        secret = Path(rules.text_of(path)).read_bytes().decode().strip()
+    except OSError as error:
+        raise BadValue(f"cannot read the file: {error.strerror}") from None
+    except ValueError:
+        raise BadValue("the file must be UTF-8 text") from None
+    secret = secret if keep_byte_order_mark else whitespace.trim(secret)
+    if not secret:
+        raise BadValue("the file is empty")
+    return secret

@@ -8,6 +8,7 @@ module. Either could carry a secret, even from a setting that is none.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,15 +16,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from keyosk import networks
-from keyosk.config import files
-from keyosk.config import values as rules
-from keyosk.config.values import Address, BadValue, Rule, UnixAddress
+from keyosk.config import combinations, files, rules, suggestions
+from keyosk.config.addresses import Address, UnixAddress
+from keyosk.config.rules import BadValue, Rule
 from keyosk.errors import ConfigurationError, Fault
 
 _PREFIX: Final = "KEYOSK_"
 _CONFIG: Final = "KEYOSK_CONFIG"  # names the file of settings
 #: Variables that are not settings; the last is for commands.
-_NO_SETTINGS: Final = (_CONFIG, f"{_PREFIX}URL")
+_OTHER_VARIABLES: Final = (_CONFIG, f"{_PREFIX}URL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +162,14 @@ class Config:
         "ES256",
         "What signs tokens: `ES256`, `RS256`, `PS256` or `EdDSA`.",
     )
-    pkcs11_module: str | None = _setting(rules.pkcs11_text, None, rules.PKCS11["pkcs11_module"])
-    pkcs11_token: str | None = _setting(rules.pkcs11_text, None, rules.PKCS11["pkcs11_token"])
+    pkcs11_module: str | None = _setting(
+        rules.pkcs11_text,
+        None,
+        "The library (PKCS#11) of the HSM that makes and keeps signing keys.",
+    )
+    pkcs11_token: str | None = _setting(rules.pkcs11_text, None, "The label of the token in it.")
     pkcs11_pin: str | None = _setting(
-        rules.pkcs11_text, None, rules.PKCS11["pkcs11_pin"], mask=rules.hide
+        rules.pkcs11_text, None, "The PIN of the token's user.", mask=rules.hide
     )
     token_lifetime: int = _setting(rules.whole(30, 86_400), 900, "Seconds, 30 to 86400.")
     token_backdate: int = _setting(
@@ -270,8 +275,8 @@ _KEYS: Final = {row.name: row.name for row in SETTINGS} | {
 _VARIABLES: Final = {_PREFIX + key.upper(): name for key, name in _KEYS.items()}
 
 
-class _Given(NamedTuple):
-    """A given value with its label; ``None`` once it has a fault."""
+class _RawValue(NamedTuple):
+    """A value as the operator wrote it, and where; ``None`` once it has a fault."""
 
     label: str
     source: str
@@ -286,32 +291,40 @@ def load(environ: Mapping[str, str], *, cores: int | None = None) -> Config:
     """
     faults: list[Fault] = []
     given = _from_file(environ, faults) | _from_environment(environ, faults)
-    raw: dict[str, object] = {row.name: row.default for row in SETTINGS}
-    raw["workers"] = max(2, min(cores or rules.cores(), 8))
-    raw |= {name: each.value for name, each in given.items()}
+    unchecked: dict[str, object] = {row.name: row.default for row in SETTINGS}
+    unchecked["workers"] = max(2, min(cores or _usable_cores(), 8))
+    unchecked |= {name: raw.value for name, raw in given.items()}
     values: dict[str, Any] = {}
     for row in SETTINGS:
-        value = raw[row.name]
+        value = unchecked[row.name]
         if value is None:
             continue
         try:
             values[row.name] = row.rule(value)
         except BadValue as error:
-            faults.append(Fault(given[row.name].label, rules.sentence(str(error), value)))
-    faults += _fill(values, given)
+            faults.append(Fault(given[row.name].label, suggestions.sentence(str(error), value)))
+    faults += _fill_defaults(values, given)
     if faults:
         raise ConfigurationError(faults)
-    sources = {name: each.source for name, each in given.items()}
+    sources = {name: raw.source for name, raw in given.items()}
     warnings = (
-        *rules.warnings_of(values),
-        *rules.warn_of_quotes(given.values()),
-        *_warn_of_file(environ),
+        *combinations.warnings_of(values),
+        *suggestions.warn_of_quotes(given.values()),
+        *_warn_of_unread_file(environ),
     )
     return Config(**values, warnings=warnings, sources=sources)
 
 
-def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
-    """Add the defaults that depend on other settings; a fault where there cannot be one.
+def _usable_cores() -> int:
+    """Return how many processor cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))  # respects limits that cpu_count ignores
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def _fill_defaults(values: dict[str, Any], given: Mapping[str, _RawValue]) -> Iterator[Fault]:
+    """Add the defaults that depend on other settings. Yield a fault where there is no default.
 
     An invalid setting is in ``given`` but not in ``values``, so that it is reported only once.
     """
@@ -326,19 +339,19 @@ def _fill(values: dict[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault
                 "https://login.example.com"
             )
             yield Fault("KEYOSK_ISSUER", f"is required, {cause}")
-    yield from rules.database_faults(given, values)
+    yield from combinations.database_faults(given, values)
     metrics = values.get("metrics_bind")
     if isinstance(bind, Address) and isinstance(metrics, Address) and metrics.port == bind.port:
         yield Fault("KEYOSK_METRICS_BIND", "must have another port than KEYOSK_BIND")
-    yield from rules.tls_faults(given, values)
+    yield from combinations.tls_faults(given, values)
     values.setdefault("secret_key", ())
-    for name in rules.missing_pkcs11(given, values):
-        yield Fault(_PREFIX + name.upper(), "is required with the other settings for PKCS#11")
-    for name in ("admin_password", "database_schema", "tls_certificate", "tls_key", *rules.PKCS11):
+    yield from combinations.pkcs11_faults(given, values)
+    optional = ("admin_password", "database_schema", "tls_certificate", "tls_key")
+    for name in (*optional, *combinations.PKCS11):
         values.setdefault(name, None)
 
 
-def _warn_of_file(environ: Mapping[str, str]) -> Iterator[str]:
+def _warn_of_unread_file(environ: Mapping[str, str]) -> Iterator[str]:
     """Warn of a ``.env`` file in this folder with settings that Keyosk does not read."""
     if not environ.get(_CONFIG) and files.settings_not_read(Path(".env"), environ):
         yield (
@@ -347,21 +360,21 @@ def _warn_of_file(environ: Mapping[str, str]) -> Iterator[str]:
         )
 
 
-def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:
-    return _named(_of_keyosk(environ), _VARIABLES, faults, source="environment")
+def _from_environment(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _RawValue]:
+    return _by_setting(_keyosk_variables(environ), _VARIABLES, faults, source="environment")
 
 
-def _of_keyosk(environ: Mapping[str, str]) -> dict[str, str]:
+def _keyosk_variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
         if name.startswith(_PREFIX)
-        and name not in _NO_SETTINGS
+        and name not in _OTHER_VARIABLES
         and (value or name not in _VARIABLES)
     }
 
 
-def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Given]:
+def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _RawValue]:
     """Return the values of the file; it must exist only if ``KEYOSK_CONFIG`` names it."""
     path = Path(environ.get(_CONFIG) or "keyosk.toml")
     try:
@@ -373,46 +386,51 @@ def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Gi
         if environ.get(_CONFIG):
             faults.append(Fault(_CONFIG, f"there is no file {path}"))
         return {}
-    more: dict[str, _Given] = {}
+    further_values: dict[str, _RawValue] = {}
     known: Mapping[str, str] = _KEYS
     if files.is_environment_file(path):
         further = {name: str(value) for name, value in pairs.items() if name == _CONFIG and value}
         if further and not files.is_environment_file(Path(further[_CONFIG])):
-            more = _from_file(further, faults)
-        pairs, known = _of_keyosk({name: str(value) for name, value in pairs.items()}), _VARIABLES
-    return more | _named(pairs, known, faults, source=f"file {path}", where=f"{path}: ")
+            further_values = _from_file(further, faults)
+        pairs, known = (
+            _keyosk_variables({name: str(value) for name, value in pairs.items()}),
+            _VARIABLES,
+        )
+    return further_values | _by_setting(
+        pairs, known, faults, source=f"file {path}", where=f"{path}: "
+    )
 
 
-def _named(
+def _by_setting(
     pairs: Mapping[str, object],
     known: Mapping[str, str],
     faults: list[Fault],
     *,
     source: str,
     where: str = "",
-) -> dict[str, _Given]:
+) -> dict[str, _RawValue]:
     """Return the given values by setting, with secret files read; unknown names are faults."""
-    found: dict[str, _Given] = {}
+    by_setting: dict[str, _RawValue] = {}
     for name, value in pairs.items():
         label, setting = where + name, known.get(name)
         if setting is None:
-            faults.append(Fault(label, f"is unknown{rules.hint(name, _known(known))}"))
+            faults.append(Fault(label, f"is unknown{suggestions.hint(name, _known_names(known))}"))
             continue
         try:
-            if setting in found:
-                raise BadValue(f"is also given as {found[setting].label}; keep one")
+            if setting in by_setting:
+                raise BadValue(f"is also given as {by_setting[setting].label}; keep one")
             if name.lower().endswith("_file"):
-                secret = rules.secret_in(value, keep_mark=setting == "secret_key")
-                found[setting] = _Given(label, f"file {value}", secret)
+                secret = files.read_secret(value, keep_byte_order_mark=setting == "secret_key")
+                by_setting[setting] = _RawValue(label, f"file {value}", secret)
             else:
                 str(value).encode()  # the environment may hold bytes that are not text
-                found[setting] = _Given(label, source, value)
+                by_setting[setting] = _RawValue(label, source, value)
         except (BadValue, UnicodeEncodeError) as error:
             message = str(error) if isinstance(error, BadValue) else "must be UTF-8"
             faults.append(Fault(label, message))
-            found[setting] = _Given(label, source, None)
-    return found
+            by_setting[setting] = _RawValue(label, source, None)
+    return by_setting
 
 
-def _known(names: Mapping[str, str]) -> list[str]:
+def _known_names(names: Mapping[str, str]) -> list[str]:
     return [*names, _CONFIG] if names is _VARIABLES else [*names]
