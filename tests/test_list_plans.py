@@ -1,7 +1,7 @@
 """Every filter of every list, in every order, at its beginning and deep inside, costs a page.
 
-What is held against that are the plans of the statements that read it, and how many rows those
-touch: both are the same on every machine.
+The tests read the query plans, and count the rows that each statement touches. Both are the same on
+every machine.
 """
 
 import random
@@ -32,109 +32,119 @@ START: Final = 1_600_000_000
 #: Rows that one page may touch, in tables and indexes together. A thousand accounts are sorted
 #: where so few pass a filter.
 MOST_ROWS: Final = 5_000
-#: Instructions of SQLite's machine.
+#: Instructions of SQLite's virtual machine.
 MOST_STEPS: Final = 50_000
 
-#: Tables of a size of which all may be read.
+#: Tables that are small enough to be read as a whole.
 SMALL: Final = frozenset(
     {"role", "role_scope", "password", "checkpoint", "service", "scope", "refusal", "login_failure"}
     | {"trusted_issuer", "workload_rule"}
 )
 
 Read = Callable[[ListQuery], Sequence[Any]]
-Value = Callable[[Any, ListQuery], Any]
 
 
 def fill(installation: Installation) -> None:
-    """Accounts of which half pass each filter that is about them, and rows of the audit log."""
-    chance = random.Random(1)
+    """Accounts, grants, API keys and audit rows. About half of them pass each filter."""
+    rng = random.Random(1)
     installation.services.create(
         OPERATOR, name="todo", scopes=[Scope("todo:read"), Scope("todo:rare"), Scope("todo:few")]
     )
     installation.roles.create(OPERATOR, name="reader", scopes=["todo:read"])
     installation.roles.create(OPERATOR, name="other", scopes=["todo:read", "todo:few"])
     roles = [row[0] for row in rows_of(installation, "SELECT id FROM role WHERE name <> 'x'")]
-    accounts, grants, audit, keys = [], [], [], []
-    for number in range(MANY):
-        account_id = new_id()
-        name = f"{chance.randrange(16**8):08x}-{number}"
-        accounts.append(
-            {
-                "id": account_id,
-                "username": name,
-                "kind": chance.choice(["person", "machine"]),
-                "enabled": chance.random() < 0.5,
-                # Found by its username, its display name or both.
-                "display_name": chance.choice(["", name, name[::-1], "Same Name"]),
-                "display_key": "",
-                "claims": "{}",
-                "metadata": "{}",
-                "last_login_at": START + chance.randrange(MANY),
-                "created_at": START + number // 3,
-                "updated_at": START + chance.randrange(3),
-                "version": 1,
-            }
-        )
-        accounts[-1]["display_key"] = str(accounts[-1]["display_name"]).casefold()
-        held: dict[str, Any] = {"account": account_id, "credential": None, "until": None}
-        if number % 2:
-            grants.append({**held, "scope": "todo:read", "role": None})
-        grants.append({**held, "scope": None, "role": roles[number % len(roles)]})
-        if number % 100 == 99:
-            grants.append({**held, "scope": "todo:rare", "role": None})
-        # Half of the rows have the one, half the other, in all that lists are filtered by.
-        one = chance.random() < 0.5
-        audit.append(
-            {
-                "id": new_id(),
-                "sequence": 1_000_000 + number,
-                "time": START + number // 2,
-                "actor": accounts[0 if one else -1]["id"],
-                "actor_name": "alice" if one else "bob",
-                "credential": "password" if one else accounts[0]["id"],
-                "action": "test.one" if one else "test.two",
-                "target": "account/one" if one else "account/two",
-                "outcome": "done" if one else "refused",
-                "hash": bytes(32),
-            }
-        )
-        keys.append(
-            {
-                "id": new_id(),
-                # Half of them are of one account.
-                "account": accounts[0 if number % 2 else number]["id"],
-                "name": f"key {chance.randrange(3)}",
-                "description": "",
-                "digest": number.to_bytes(32),
-                "prefix": f"kysk_{chance.randrange(16**7):07x}",
-                "networks": chance.choice([None, '["10.0.0.0/8"]']),
-                "enabled": chance.random() < 0.5,
-                "expires_at": None if number % 7 == 0 else START + chance.randrange(MANY),
-                "last_used_at": START + chance.randrange(MANY),
-                "created_at": START + number // 3,
-                "updated_at": START,
-                "version": 1,
-            }
-        )
+    accounts = [account_row(rng, number) for number in range(MANY)]
+    grants = [
+        grant
+        for number, account in enumerate(accounts)
+        for grant in grant_rows(account["id"], number, roles[number % len(roles)])
+    ]
     database = installation.database
     with database.transaction():
         database.insert_all(tables.Account, accounts)
         database.insert_all(tables.Grant, grants)
-        database.insert_all(tables.AuditRow, audit)
-        database.insert_all(tables.ApiKey, keys)
+        database.insert_all(tables.AuditRow, [audit_row(rng, n, accounts) for n in range(MANY)])
+        database.insert_all(tables.ApiKey, [key_row(rng, n, accounts) for n in range(MANY)])
     if not database.is_sqlite:
         database.raw.execute_sql("VACUUM ANALYZE")  # as autovacuum does by itself
 
 
+def account_row(rng: random.Random, number: int) -> dict[str, Any]:
+    name = f"{rng.randrange(16**8):08x}-{number}"
+    # Found by its username, its display name or both.
+    display_name = rng.choice(["", name, name[::-1], "Same Name"])
+    return {
+        "id": new_id(),
+        "username": name,
+        "kind": rng.choice(["person", "machine"]),
+        "enabled": rng.random() < 0.5,
+        "display_name": display_name,
+        "display_key": display_name.casefold(),
+        "claims": "{}",
+        "metadata": "{}",
+        "last_login_at": START + rng.randrange(MANY),
+        "created_at": START + number // 3,
+        "updated_at": START + rng.randrange(3),
+        "version": 1,
+    }
+
+
+def grant_rows(account_id: str, number: int, role: str) -> Iterator[dict[str, Any]]:
+    grant = {"account": account_id, "credential": None, "until": None}
+    if number % 2:
+        yield {**grant, "scope": "todo:read", "role": None}
+    yield {**grant, "scope": None, "role": role}
+    if number % 100 == 99:
+        yield {**grant, "scope": "todo:rare", "role": None}
+
+
+def audit_row(
+    rng: random.Random, number: int, accounts: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """A row of one half or of the other: the halves differ in all that lists are filtered by."""
+    is_first_half = rng.random() < 0.5
+    return {
+        "id": new_id(),
+        "sequence": 1_000_000 + number,
+        "time": START + number // 2,
+        "actor": accounts[0 if is_first_half else -1]["id"],
+        "actor_name": "alice" if is_first_half else "bob",
+        "credential": "password" if is_first_half else accounts[0]["id"],
+        "action": "test.one" if is_first_half else "test.two",
+        "target": "account/one" if is_first_half else "account/two",
+        "outcome": "done" if is_first_half else "refused",
+        "hash": bytes(32),
+    }
+
+
+def key_row(rng: random.Random, number: int, accounts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """An API key; half of them belong to one account."""
+    return {
+        "id": new_id(),
+        "account": accounts[0 if number % 2 else number]["id"],
+        "name": f"key {rng.randrange(3)}",
+        "description": "",
+        "digest": number.to_bytes(32),
+        "prefix": f"kysk_{rng.randrange(16**7):07x}",
+        "networks": rng.choice([None, '["10.0.0.0/8"]']),
+        "enabled": rng.random() < 0.5,
+        "expires_at": None if number % 7 == 0 else START + rng.randrange(MANY),
+        "last_used_at": START + rng.randrange(MANY),
+        "created_at": START + number // 3,
+        "updated_at": START,
+        "version": 1,
+    }
+
+
 def value_of(item: Any, list_query: ListQuery) -> Any:
-    """An object's place in the order of a listing."""
+    """The value by which a list is sorted."""
     if list_query.sort == MATCH:
         return matching_name(list_query.filters["q"], item.username, display_name=item.display_name)
     return getattr(item, list_query.sort)
 
 
 MIDDLE: Final = START + MANY // 6
-#: Filters of each list, as few or many objects pass them, and combinations that people use.
+#: Filters of each list that few or many objects pass, and combinations that people use.
 ACCOUNTS: Final[tuple[dict[str, Any], ...]] = (
     {},
     {"enabled": True},
@@ -169,7 +179,7 @@ AUDIT: Final[tuple[dict[str, Any], ...]] = (
     {"credential": "00000000-0000-7000-8000-000000000000"},
     {"outcome": "refused"},
 )
-#: Who and what have an index together: both are passed by half of the rows, or by none.
+#: Actor and action share an index. Half of the rows pass both filters, or none does.
 PAIRS: Final[tuple[dict[str, Any], ...]] = (
     {"actor": "alice", "action": "test.one"},
     {"actor": "alice", "action": "test.two"},
@@ -185,7 +195,7 @@ APART: Final[tuple[dict[str, Any], ...]] = (
     {"since": START + MANY},
     {"until": START},
 )
-#: In the order of their places, rows before ``since`` have to be passed over.
+#: Sorted by sequence number, all rows before ``since`` would have to be skipped.
 TIMES: Final[tuple[dict[str, Any], ...]] = (
     {"since": START + MANY // 4},
     {"until": START + MANY // 4},
@@ -207,7 +217,7 @@ KEYS: Final[tuple[dict[str, Any], ...]] = (
     {"prefix": "kysk_a"},
     {"prefix": "kysk_zz"},
 )
-#: Of all accounts: besides those, what few or many pass.
+#: For the keys of all accounts there are more filters that few or many keys pass.
 ALL_KEYS: Final[tuple[dict[str, Any], ...]] = (
     *KEYS,
     {"enabled": False},
@@ -233,40 +243,35 @@ def listings(filters: dict[str, Any], sorts: Sequence[str]) -> Iterator[ListQuer
         yield ListQuery(limit=PAGE, sort=MATCH, filters=filters)
 
 
-def check(
+def assert_cheap(
     installation: Installation,
     read: Read,
     many: Sequence[dict[str, Any]],
     sorts: Sequence[str],
     small: frozenset[str] = SMALL,
 ) -> None:
-    """Read the first page of every listing, and one from its middle; both must cost a page."""
+    """Assert that the first page and a page in the middle of every listing cost a page."""
     for filters in many:
         for list_query in listings(filters, sorts):
-            whole = read(_with(list_query, limit=MANY * 2))
-            first = cost(installation, read, list_query, small)
-            assert first == [_key(item) for item in whole[:PAGE]], list_query
-            if len(whole) > PAGE:
-                last = whole[len(whole) // 2]
-                after = (value_of(last, list_query), _key(last))
-                deep = cost(installation, read, _with(list_query, after=after), small)
-                start = len(whole) // 2 + 1
-                assert deep == [_key(item) for item in whole[start : start + PAGE]], list_query
-
-
-def _with(list_query: ListQuery, **changes: Any) -> ListQuery:
-    named = {name: getattr(list_query, name) for name in ("limit", "sort", "descending", "filters")}
-    return ListQuery(**{**named, **changes})
+            items = read(replace(list_query, limit=MANY * 2))
+            first_page = read_cheaply(installation, read, list_query, small)
+            assert first_page == [_key(item) for item in items[:PAGE]], list_query
+            if len(items) > PAGE:
+                middle = items[len(items) // 2]
+                after = (value_of(middle, list_query), _key(middle))
+                page = read_cheaply(installation, read, replace(list_query, after=after), small)
+                start = len(items) // 2 + 1
+                assert page == [_key(item) for item in items[start : start + PAGE]], list_query
 
 
 def _key(item: Any) -> Any:
     return getattr(item, "sequence", None) or item.id
 
 
-def cost(
+def read_cheaply(
     installation: Installation, read: Read, list_query: ListQuery, small: frozenset[str] = SMALL
 ) -> list[Any]:
-    """Read a page, look at how the database does it, and return its keys."""
+    """Return the keys of a page, after a look at what the database did to read it."""
     database = installation.database
     queries: list[peewee.Query] = []
     real = database.rows
@@ -277,30 +282,30 @@ def cost(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "rows", rows)
-        found = [_key(item) for item in read(list_query)]
-    parts: list[tuple[int, str]] = []
+        keys = [_key(item) for item in read(list_query)]
+    costs: list[tuple[int, str]] = []
     for query in queries:
         sql, parameters = query.bind(database.raw).sql()
         if any(f'FROM "{table}"' in sql for table in small):
             continue
-        look = sqlite_cost if database.is_sqlite else postgresql_cost
+        cost_of = sqlite_cost if database.is_sqlite else postgresql_cost
         try:
-            parts.append((look(installation, sql, parameters, small), sql[-300:]))
+            costs.append((cost_of(installation, sql, parameters, small), sql[-300:]))
         except AssertionError as error:
             raise AssertionError(f"{list_query}: {sql[:600]}: {error}") from None
-    spent = sum(each for each, _ in parts)
+    total = sum(cost for cost, _ in costs)
     most = MOST_STEPS if database.is_sqlite else MOST_ROWS
-    assert spent <= most, (list_query, spent, parts)
-    return found
+    assert total <= most, (list_query, total, costs)
+    return keys
 
 
 def sorts_few(sql: str) -> bool:
-    """Whether a statement is one that sorts a thousand rows at the most, by their keys."""
+    """Whether a statement sorts at most a thousand rows, by their keys."""
     return "ORDER BY COALESCE(" in sql and ('"id" IN (' in sql or '"sequence" IN (' in sql)
 
 
 def sqlite_cost(installation: Installation, sql: str, parameters: Any, _: frozenset[str]) -> int:
-    """The steps of SQLite's machine for a statement that scans and sorts nothing."""
+    """The steps of SQLite's virtual machine for a statement that neither scans nor sorts."""
     connection: sqlite3.Connection = installation.database.raw.connection()
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
     for line in plan:
@@ -312,7 +317,7 @@ def sqlite_cost(installation: Installation, sql: str, parameters: Any, _: frozen
 def postgresql_cost(
     installation: Installation, sql: str, parameters: Any, small: frozenset[str]
 ) -> int:
-    """The rows that PostgreSQL touches for a statement that scans and sorts nothing."""
+    """The rows that PostgreSQL touches for a statement that neither scans nor sorts."""
     explained = installation.database.raw.execute_sql(
         f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", parameters
     ).fetchall()[0][0]
@@ -337,7 +342,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def test_a_page_of_accounts_costs_a_page_with_any_filters(installation: Installation) -> None:
     fill(installation)
     read = installation.accounts.page
-    check(installation, read, ACCOUNTS, ("created_at", "updated_at", "username"))
+    assert_cheap(installation, read, ACCOUNTS, ("created_at", "updated_at", "username"))
 
 
 def test_a_page_of_a_search_inside_names_costs_what_it_looks_at(
@@ -354,17 +359,17 @@ def test_a_page_of_a_search_inside_names_costs_what_it_looks_at(
 
     for filters in ({"contains": "nobody"}, {"contains": "nobody", "kind": "person"}):
         for list_query in listings(filters, ("created_at", "updated_at", "username")):
-            assert cost(installation, bounded, list_query) == []
+            assert read_cheaply(installation, bounded, list_query) == []
             middle = read(replace(list_query, filters={}, limit=MANY // 2))[-1]
             after = (value_of(middle, list_query), middle.id)
-            assert cost(installation, bounded, replace(list_query, after=after)) == []
+            assert read_cheaply(installation, bounded, replace(list_query, after=after)) == []
 
 
 def test_a_page_of_the_audit_log_costs_a_page_with_any_filters(installation: Installation) -> None:
     fill(installation)
-    check(installation, AuditStore(installation.database).page, AUDIT, ("sequence", "time"))
-    check(installation, AuditStore(installation.database).page, TIMES, ("time",))
-    check(installation, AuditStore(installation.database).page, PAIRS, ("sequence",))
+    assert_cheap(installation, AuditStore(installation.database).page, AUDIT, ("sequence", "time"))
+    assert_cheap(installation, AuditStore(installation.database).page, TIMES, ("time",))
+    assert_cheap(installation, AuditStore(installation.database).page, PAIRS, ("sequence",))
 
 
 def test_a_page_of_the_audit_log_whose_filters_have_no_index_costs_what_it_looks_at(
@@ -383,16 +388,16 @@ def test_a_page_of_the_audit_log_whose_filters_have_no_index_costs_what_it_looks
     three = {"actor": "bob", "action": "test.two", "credential": "password"}
     for filters in (*pairs, three, {"outcome": "done"}):
         for list_query in listings(filters, ("sequence", "time")):
-            cost(installation, bounded, list_query)
+            read_cheaply(installation, bounded, list_query)
             middle = store.page(replace(list_query, filters={}, limit=MANY // 2))[-1]
             after = (value_of(middle, list_query), middle.sequence)
-            cost(installation, bounded, replace(list_query, after=after))
+            read_cheaply(installation, bounded, replace(list_query, after=after))
 
 
 def test_a_page_of_services_and_roles_costs_a_page_in_any_order(installation: Installation) -> None:
-    chance, services, roles = random.Random(1), [], []
+    rng, services, roles = random.Random(1), [], []
     for number in range(MANY):
-        name = f"{chance.randrange(16**8):08x}-{number}"
+        name = f"{rng.randrange(16**8):08x}-{number}"
         times = {"created_at": START, "updated_at": START, "version": 1}
         base = {"id": new_id(), "name": name, "description": "", **times}
         text = {"audience": name, "title": "", "contact": "", "accepts": "both", "claims": "[]"}
@@ -407,13 +412,13 @@ def test_a_page_of_services_and_roles_costs_a_page_in_any_order(installation: In
         database.raw.execute_sql("VACUUM ANALYZE")
     small = SMALL - {"service", "role"} | {"exchange"}
     for read in (installation.services.page, installation.roles.page):
-        check(installation, read, ({},), ("created_at", "name"), small)
+        assert_cheap(installation, read, ({},), ("created_at", "name"), small)
 
 
 def test_a_page_of_api_keys_costs_a_page_with_any_filters(installation: Installation) -> None:
     fill(installation)
     owner = the_owner(installation)
-    check(
+    assert_cheap(
         installation,
         lambda list_query: installation.api_keys.page(owner, list_query),
         KEYS,
@@ -426,9 +431,9 @@ def test_a_page_of_the_api_keys_of_all_accounts_costs_a_page_whatever_its_filter
 ) -> None:
     fill(installation)
     orders = ("created_at", "name")
-    check(installation, installation.api_keys.page_of_all, ALL_KEYS, orders)
+    assert_cheap(installation, installation.api_keys.page_of_all, ALL_KEYS, orders)
     owned = [{**filters, "owner": the_owner(installation)} for filters in KEYS]
-    check(installation, installation.api_keys.page_of_all, owned, orders)
+    assert_cheap(installation, installation.api_keys.page_of_all, owned, orders)
 
 
 def the_owner(installation: Installation) -> str:

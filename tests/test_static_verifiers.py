@@ -19,11 +19,10 @@ from waiting import until_it_listens
 pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/static-verifiers.md"
-_START = 20  # seconds
 
 
 class HaProxy:
-    """HAProxy with the lines of the docs in front of one word."""
+    """HAProxy with the lines of the docs, which returns 'let in' to whom it lets in."""
 
     def __init__(self, keyosk: LiveServer, audience: str, folder: Path) -> None:
         self.port = free_port()
@@ -61,7 +60,7 @@ frontend todo
 
 @pytest.fixture(scope="module")
 def alice(server: LiveServer) -> Person:
-    """Somebody with a scope of a service of the same name."""
+    """Somebody with a scope of each of two services; the second is named after the first."""
     admin = server.admin()
     for name in (service := unique("static"), f"{service}-2"):
         done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)

@@ -14,7 +14,7 @@ def run(server: LiveServer, *arguments: str, text: str = "", code: int = 0) -> s
     return result.stdout + result.stderr
 
 
-def shown(server: LiveServer, *arguments: str) -> Any:
+def show_json(server: LiveServer, *arguments: str) -> Any:
     return json.loads(run(server, *arguments, "--json"))
 
 
@@ -29,32 +29,32 @@ def test_from_nothing_to_a_login(server: LiveServer, ci: Platform) -> None:
     assert f"has   {service}:deploy" in run(server, *explain, "--workload")
     assert "no password" in run(server, *explain)
     run(server, *explain, "--workload", "--api-key", "x", code=2)
-    told = run(server, "issuer", "create", name, *trust, "--allow-private")
-    assert "repository_id stays the same" in told
+    output = run(server, "issuer", "create", name, *trust, "--allow-private")
+    assert "repository_id stays the same" in output
     claims = ("--claim", "repository_id=842913401", "--claim", "ref=refs/tags/*")
     run(server, "rule", "create", name, "deploy", "--account", account, *claims)
 
     token = ci.token()
-    told = run(server, "issuer", "test", text=token, code=1)
-    assert f"issuer {name}: the token is verified" in told
-    assert 'ref is "refs/heads/main", not "refs/tags/*"' in told
-    assert "no rule lets it log in" in told
+    output = run(server, "issuer", "test", text=token, code=1)
+    assert f"issuer {name}: the token is verified" in output
+    assert 'ref is "refs/heads/main", not "refs/tags/*"' in output
+    assert "no rule lets it log in" in output
     run(server, "rule", "set", name, "deploy", *claims, "--claim", "ref=refs/heads/main")
-    told = run(server, "issuer", "test", text=token)
-    assert f"It would log in as {account} by the rule deploy." in told
-    assert token not in told
+    output = run(server, "issuer", "test", text=token)
+    assert f"It would log in as {account} by the rule deploy." in output
+    assert token not in output
 
     data = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": token}
     assert done(server.client().post("/auth/token", data=data))["scope"] == f"{service}:deploy"
 
     run(server, "rule", "set", name, "deploy", "--without-claim", "ref", "--disabled", "--once")
-    rule = shown(server, "rule", "show", name, "deploy")
+    rule = show_json(server, "rule", "show", name, "deploy")
     assert (rule["claims"], rule["enabled"], rule["once"]) == (
         {"repository_id": "842913401"},
         False,
         True,
     )
-    assert [each["name"] for each in shown(server, "rule", "list", name)["items"]] == ["deploy"]
+    assert [each["name"] for each in show_json(server, "rule", "list", name)["items"]] == ["deploy"]
     assert "(disabled)" in run(server, "issuer", "test", name, text=token, code=1)
     assert "rules deploy" in run(server, "issuer", "delete", name, code=1)
     run(server, "rule", "delete", name, "deploy")
@@ -68,7 +68,7 @@ def test_values_that_are_not_text(server: LiveServer) -> None:
     run(server, "issuer", "create", name, "--issuer", f"https://{name}.example.com")
     claims = ("--claim", "protected:=true", "--claim", "n:=7", "--claim", "flag=true")
     run(server, "rule", "create", name, "r", "--account", account, *claims)
-    rule = shown(server, "rule", "show", name, "r")
+    rule = show_json(server, "rule", "show", name, "r")
     assert rule["claims"] == {"protected": True, "n": 7, "flag": "true"}
     for wrong in ("novalue", "n:=seven"):
         run(server, "rule", "create", name, "x", "--account", account, "--claim", wrong, code=2)
@@ -81,15 +81,15 @@ def test_keys_from_a_file(server: LiveServer, ci: Platform) -> None:
     create = ("issuer", "create", name, "--issuer", "urn:cluster:" + name)
     assert "issuer" in run(server, *create, code=1)
     run(server, *create, "--keys", str(path))
-    assert shown(server, "issuer", "show", name)["keys"] == {"keys": ci.keys}
+    assert show_json(server, "issuer", "show", name)["keys"] == {"keys": ci.keys}
     changes = ("--audience", "other", "--disabled", "--reset", "description")
     run(server, "issuer", "set", name, *changes)
-    assert shown(server, "issuer", "show", name)["enabled"] is False
+    assert show_json(server, "issuer", "show", name)["enabled"] is False
     path.write_text("{")
     assert "not a JWK set" in run(server, "issuer", "set", name, "--keys", str(path), code=1)
 
 
 def test_a_text_that_is_no_token(server: LiveServer) -> None:
     for text in ("", "x", "a.b.c", "a.e30.c"):
-        told = run(server, "issuer", "test", text=text, code=1)
-        assert "not a JWT" in told or "No issuer here" in told
+        output = run(server, "issuer", "test", text=text, code=1)
+        assert "not a JWT" in output or "No issuer here" in output

@@ -59,7 +59,7 @@ class FoundApiKey:
 
 
 class ApiKeys:
-    """What an admin or the owner does with the API keys of an account."""
+    """The API keys of accounts, as an admin or their owner manages them."""
 
     def __init__(self, context: Context, stores: Stores, accounts: Accounts) -> None:
         self._database = context.database
@@ -97,8 +97,8 @@ class ApiKeys:
                 name=name,
                 description=description,
                 prefix=api_key_format.prefix(secret),
-                scopes=_tuple(scopes),
-                networks=_tuple(networks),
+                scopes=_unique(scopes),
+                networks=_unique(networks),
                 enabled=enabled,
                 expires_at=expires_at,
                 last_used_at=None,
@@ -107,7 +107,7 @@ class ApiKeys:
                 updated_at=now,
                 version=new_version(),
             )
-            key = self._checked(key, now if expires_at is not None else None)
+            key = self._validated(key, now if expires_at is not None else None)
             self._guard(by, key)
             self._accounts.check_proof(by, key.account_id)
             self._add(by, "api_key.create", key, secret=secret)
@@ -144,37 +144,37 @@ class ApiKeys:
                 version=new_version(),
             )
             end = now + overlap
-            ends = end if old.expires_at is None else min(old.expires_at, end)
-            changes: ApiKeyFields = {"successor": successor, "expires_at": ends}
+            expires_at = end if old.expires_at is None else min(old.expires_at, end)
+            changes: ApiKeyFields = {"successor": successor, "expires_at": expires_at}
             # The last admin may lose this key, because the new one replaces it.
             self._add(by, "api_key.create", new, secret=secret)
             self._api_keys.change(old.id, changes, now=now)
             effective_at = None
-            if self._revocations.cuts_short(old.expires_at, ends):
+            if self._revocations.cuts_short(old.expires_at, expires_at):
                 effective_at = self._revocations.of_api_key(old.id, old.account_id)
             self._record_change(by, "api_key.rotate", old, after=replace(old, **changes))
         return NewApiKey(replace(new, effective_at=effective_at), secret)
 
     def page(self, reference: str, list_query: ListQuery) -> list[ApiKey]:
         """Return a page of the keys of the account. Raises ``NotFound``."""
-        return self._api_keys.page(_of(self._accounts.get(reference), list_query))
+        return self._api_keys.page(_owned_by(self._accounts.get(reference), list_query))
 
     def count(self, reference: str, list_query: ListQuery) -> int:
         """Return the number of keys of the account that pass the filters. Raises ``NotFound``."""
-        return self._api_keys.count(_of(self._accounts.get(reference), list_query))
+        return self._api_keys.count(_owned_by(self._accounts.get(reference), list_query))
 
     def page_of_all(self, list_query: ListQuery) -> list[ApiKey]:
         """Return a page of the keys of all accounts.
 
         The filter ``owner`` is an id or a username; an unknown one has no keys.
         """
-        found = self._accounts.owned(list_query)
-        return [] if found is None else self._api_keys.page(found)
+        owned = self._accounts.owned(list_query)
+        return [] if owned is None else self._api_keys.page(owned)
 
     def count_of_all(self, list_query: ListQuery) -> int:
         """Return the number of keys of all accounts that pass the filters."""
-        found = self._accounts.owned(list_query)
-        return 0 if found is None else self._api_keys.count(found)
+        owned = self._accounts.owned(list_query)
+        return 0 if owned is None else self._api_keys.count(owned)
 
     def find_by_digest(self, digest: str) -> FoundApiKey | None:
         """Return the key whose secret has this SHA-256, in hexadecimal."""
@@ -182,15 +182,15 @@ class ApiKeys:
 
     def find_by_prefix(self, prefix: str) -> tuple[list[FoundApiKey], bool]:
         """Return up to ``MOST_FOUND`` keys with this prefix, and whether there are more."""
-        found = self._search(MOST_FOUND + 1, prefix=prefix)
-        return found[:MOST_FOUND], len(found) > MOST_FOUND
+        keys = self._search(MOST_FOUND + 1, prefix=prefix)
+        return keys[:MOST_FOUND], len(keys) > MOST_FOUND
 
     def _search(self, limit: int, **filters: str) -> list[FoundApiKey]:
         now = int(self._clock())
         keys = self._api_keys.page(ListQuery(limit=limit, filters=filters))
-        return [self._found(key, now) for key in keys]
+        return [self._with_account(key, now) for key in keys]
 
-    def _found(self, key: ApiKey, now: int) -> FoundApiKey:
+    def _with_account(self, key: ApiKey, now: int) -> FoundApiKey:
         try:
             account = self._accounts.get(key.account_id)
         except NotFound:
@@ -199,7 +199,7 @@ class ApiKeys:
 
     def get(self, reference: str, key_id: str) -> ApiKey:
         """Return one key of the account. Raises ``NotFound``."""
-        return self._of(self._accounts.get(reference), key_id)
+        return self._get(self._accounts.get(reference), key_id)
 
     def change(  # noqa: PLR0917  # a key has two names: its account and its own id
         self,
@@ -228,19 +228,21 @@ class ApiKeys:
                 },
             )
             if "scopes" in changes:
-                changes["scopes"] = _tuple(changes["scopes"])
+                changes["scopes"] = _unique(changes["scopes"])
             if "networks" in changes:
-                changes["networks"] = _tuple(changes["networks"])
+                changes["networks"] = _unique(changes["networks"])
             # A time in the past makes the key expire at once, which only takes rights away.
-            after = self._checked(replace(key, **changes), None)
+            after = self._validated(replace(key, **changes), None)
             if "networks" in changes:
                 changes["networks"] = after.networks
             self._guard(by, key)
             self._accounts.check_proof(by, key.account_id)
             if after == key:
                 return check_version(key, version)
-            with self._safeguards.keeping_an_admin(at_risk=_lasts(key) and not _lasts(after)):
-                number = self._api_keys.change(key.id, changes, now=now, version=version)
+            with self._safeguards.keeping_an_admin(
+                at_risk=_is_permanent(key) and not _is_permanent(after)
+            ):
+                version_after = self._api_keys.change(key.id, changes, now=now, version=version)
             effective_at = None
             if (
                 key.enabled > after.enabled
@@ -250,7 +252,7 @@ class ApiKeys:
             ):
                 effective_at = self._revocations.of_api_key(key.id, key.account_id)
             self._record_change(by, "api_key.change", key, after=after)
-            return replace(after, updated_at=now, version=number, effective_at=effective_at)
+            return replace(after, updated_at=now, version=version_after, effective_at=effective_at)
 
     def remove(
         self, by: Caller, reference: str, key_id: str, *, version: Versions | None = None
@@ -263,16 +265,16 @@ class ApiKeys:
             key = self._locked(reference, key_id)
             self._guard(by, key)
             effective_at = self._revocations.of_api_key(key.id, key.account_id)
-            with self._safeguards.keeping_an_admin(at_risk=_lasts(key)):
+            with self._safeguards.keeping_an_admin(at_risk=_is_permanent(key)):
                 self._api_keys.remove(key.id, version=version)
             self._audit.record(by, "api_key.delete", _target(key), before=_fields(key))
             return effective_at
 
     def _locked(self, reference: str, key_id: str) -> ApiKey:
         """Return the key for a transaction that changes it."""
-        return self._of(self._accounts.locked(reference), key_id)
+        return self._get(self._accounts.locked(reference), key_id)
 
-    def _of(self, account: Account, key_id: str) -> ApiKey:
+    def _get(self, account: Account, key_id: str) -> ApiKey:
         if not is_id(key_id):  # PostgreSQL refuses NUL with an error
             raise NotFound("This account has no such API key.")
         return self._api_keys.get(account.id, key_id)
@@ -291,7 +293,7 @@ class ApiKeys:
         old, new = changed(_fields(before), _fields(after))
         self._audit.record(by, action, _target(before), before=old, after=new)
 
-    def _checked(self, key: ApiKey, expires_after: int | None) -> ApiKey:
+    def _validated(self, key: ApiKey, expires_after: int | None) -> ApiKey:
         """Return the key with its networks in normal form. Raises ``Invalid``."""
         faults = Faults()
         faults.text("name", key.name, longest=LONGEST_NAME, required=True)
@@ -322,30 +324,30 @@ def _networks(faults: Faults, limits: Sequence[str]) -> tuple[str, ...]:
     if not 1 <= len(limits) <= _MOST_NETWORKS:
         faults.add("networks", f"must be 1 to {_MOST_NETWORKS} networks, or null for any")
         return ()
-    found = []
+    normalized = []
     for limit in limits:
         try:
-            found.append(str(networks.network(limit)))
+            normalized.append(str(networks.network(limit)))
         except ValueError:
             faults.add(
                 "networks",
                 f"must be addresses or networks such as 10.0.0.0/8, with no bit set after the "
                 f"prefix: {limit[:50]}",
             )
-    return tuple(found)
+    return tuple(normalized)
 
 
-def _of(account: Account, list_query: ListQuery) -> ListQuery:
+def _owned_by(account: Account, list_query: ListQuery) -> ListQuery:
     return replace(list_query, filters={**list_query.filters, "owner": account.id})
 
 
-def _lasts(key: ApiKey) -> bool:
+def _is_permanent(key: ApiKey) -> bool:
     """Return whether a key is permanent, as ``GrantStore.has_lasting_admin`` requires."""
     limits = (key.expires_at, key.scopes, key.networks)
     return key.enabled and all(limit is None for limit in limits)
 
 
-def _tuple(items: Sequence[str] | None) -> tuple[str, ...] | None:
+def _unique(items: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if items is None else tuple(dict.fromkeys(items))
 
 

@@ -28,7 +28,7 @@ _LONGEST_REFRESH: Final = 365 * 86_400
 
 
 def check(service: Service, issuer: str) -> None:
-    """Check that a service keeps the rules for each field. Raises ``Invalid``."""
+    """Check each field of a service. Raises ``Invalid`` with all faults."""
     faults = Faults()
     policy = service.policy
     faults.name(policy.name)
@@ -68,12 +68,12 @@ def check(service: Service, issuer: str) -> None:
 def _check_audience(
     faults: Faults, field: str, audience: str, *, issuer: str, item: str | None = None
 ) -> None:
-    own = {namespace_key(issuer + path) for path in ("", *DOCUMENT_PATHS)}
+    issuer_urls = {namespace_key(issuer + path) for path in ("", *DOCUMENT_PATHS)}
     if not AUDIENCE.fullmatch(audience):
         faults.add(field, "must be 1 to 255 printable ASCII characters without space", item=item)
-    elif namespace_key(audience) in own:
+    elif namespace_key(audience) in issuer_urls:
         faults.add(field, "must not be a URL of the issuer", item=item)
-    elif "://" in audience and not _is_resource(audience):
+    elif "://" in audience and not _is_resource_indicator(audience):
         faults.add(field, "must not have a fragment (RFC 8707 section 2)", item=item)
 
 
@@ -96,18 +96,18 @@ def _check_scopes(faults: Faults, service: Service) -> None:
 
 
 def _check_exchanges(faults: Faults, service: Service) -> None:
-    names = [each.service for each in service.exchanges]
-    for each in service.exchanges:
-        if each.service in (service.name, KEYOSK) or names.count(each.service) > 1:
-            faults.add("exchanges", f"cannot name {each.service[:100]}, or names it twice")
-        for scope in each.scopes:
+    names = [exchange.service for exchange in service.exchanges]
+    for exchange in service.exchanges:
+        if exchange.service in (service.name, KEYOSK) or names.count(exchange.service) > 1:
+            faults.add("exchanges", f"cannot name {exchange.service[:100]}, or names it twice")
+        for scope in exchange.scopes:
             try:
                 check_scope_name(scope, field="exchanges")
             except Invalid as error:
                 faults.extend(error)
 
 
-def _is_resource(audience: str) -> bool:
+def _is_resource_indicator(audience: str) -> bool:
     try:
         return bool(urlsplit(audience).netloc) and "#" not in audience
     except ValueError:

@@ -10,7 +10,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from keyosk.apply.steps import Drafts
 from keyosk.errors import InsufficientScope, Invalid, KeyoskError, RefusedByRule
 from keyosk.revocations import latest
-from keyosk.web.endpoint import IDEMPOTENCY_KEY, HoldingEndpoint
+from keyosk.web.endpoint import IDEMPOTENCY_KEY, EndpointWithCleanup
 from keyosk.web.fields import QueryFlag, described
 from keyosk.web.manifest_schemas import (
     ManifestChangesSchema,
@@ -36,7 +36,7 @@ class ApplyQuery(StrictSchema):
     )
 
 
-class ApplyResource(HoldingEndpoint):
+class ApplyResource(EndpointWithCleanup):
     """Declarative configuration."""
 
     def prepare(self, **_: str) -> None:
@@ -53,7 +53,7 @@ class ApplyResource(HoldingEndpoint):
         if self.repeatable and IDEMPOTENCY_KEY in request.headers:
             # ``post`` reports the errors, unless the response is stored already.
             with suppress(KeyoskError):
-                self._drafts = self.meanwhile.enter_context(
+                self._drafts = self.exit_stack.enter_context(
                     self.installation.manifests.draft_keys(
                         g.caller,
                         manifest_of(self.load()),

@@ -137,13 +137,13 @@ class Endpoint(Resource):
         return response
 
 
-class HoldingEndpoint(Endpoint):
-    """A resource whose ``prepare`` makes what must be cleared away after the request.
+class EndpointWithCleanup(Endpoint):
+    """A resource whose ``prepare`` opens something that must be closed after the request.
 
-    ``meanwhile``: what ``prepare`` enters here is left once the request was answered.
+    ``prepare`` enters it in ``exit_stack``, which is closed once the method has returned or raised.
     """
 
     def dispatch_request(self, *args: Any, **kwargs: Any) -> Response:
         """Handle the request as any other."""
-        with ExitStack() as self.meanwhile:
+        with ExitStack() as self.exit_stack:
             return super().dispatch_request(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Public keys, which require no login and no database."""
+"""The published keys, which require no login and no database."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -59,52 +59,54 @@ class JwksResource(Endpoint):
 
         Args:
             keys: All keys.
-            document: Those that are shown.
+            document: The keys to return.
             confirmed: Whether the database confirmed both just now.
         """
-        left = keys.changes_at - int(self.installation.clock())
+        until_change = keys.changes_at - int(self.installation.clock())
         # A rotation may be requested at any time, so no verifier may keep the set for longer than
         # the next key is published before it signs.
-        ahead = self.installation.rotation.policy.publish_ahead - SPREAD
+        until_rotation = self.installation.rotation.policy.publish_ahead - SPREAD
         # SECURITY: a key that was just declared compromised elsewhere may still be in the set. So
         # caches ask again after a second (RFC 9111 section 4.2), and drop it with the first answer
         # that they get. They keep it instead of an error (RFC 5861 section 4) as long as any other:
         # without it they would return the error, or an older set, which is no safer.
-        longest = _MAX_AGE if confirmed else int(FRESH)
+        max_age = _MAX_AGE if confirmed else int(FRESH)
         response = WholeResponse(document.text, content_type="application/json")
         response.headers["Cache-Control"] = (
-            f"public, max-age={max(0, min(longest, left, ahead))}, {_IF_ERROR}"
+            f"public, max-age={max(0, min(max_age, until_change, until_rotation))}, {_IF_ERROR}"
         )
         response.set_etag(document.digest)
         return response
 
-    def _record(self, named: Sequence[str], kids: tuple[str, ...]) -> None:
+    def _record(self, service_names: Sequence[str], kids: tuple[str, ...]) -> None:
         """Record the services that fetch, if they identify themselves: by name, or by a login.
 
         The response does not depend on a login, so it does not wait for the database that a login
         needs.
         """
         rotation = self.installation.rotation
-        for service in named:
+        for service in service_names:
             rotation.record_fetch(service, kids)
-        shown = authorization.credentials()
-        if shown.token is not None or any(each.is_api_key for each in shown.candidates):
-            login = partial(self._services, shown, address=g.address, request_id=g.request_id)
+        credentials = authorization.credentials()
+        if credentials.token is not None or any(each.is_api_key for each in credentials.candidates):
+            login = partial(
+                self._services_of_login, credentials, address=g.address, request_id=g.request_id
+            )
             rotation.record_fetch_by_login(login, kids)
 
-    def _services(
-        self, shown: Credentials, *, address: str | None, request_id: str
+    def _services_of_login(
+        self, credentials: Credentials, *, address: str | None, request_id: str
     ) -> Iterator[str]:
         """Yield the services that a login acts for. Raises ``KeyoskError`` if it proves nothing."""
-        if shown.token is not None:
-            account = self.installation.tokens.verify(shown.token, audience=None).account_id
-        elif shown.scheme == "basic":
+        if credentials.token is not None:
+            account = self.installation.tokens.verify(credentials.token, audience=None).account_id
+        elif credentials.scheme == "basic":
             # No password: everybody could have Keyosk hash for a document that is public.
-            keys = [each for each in shown.candidates if each.is_api_key]
+            api_keys = [each for each in credentials.candidates if each.is_api_key]
             authentication = self.installation.authentication
-            proven = authentication.by_secret(keys, address=address)
-            authentication.record_use(proven, address=address, request_id=request_id)
-            account = proven.account_id
+            principal = authentication.by_secret(api_keys, address=address)
+            authentication.record_use(principal, address=address, request_id=request_id)
+            account = principal.account_id
         else:
             return
         for policy in self.installation.services.policies_acted_for(account):
@@ -149,6 +151,8 @@ def _pem(text: str, *, confirmed: bool) -> Response:
 
 def _parameter(query: MultiDict[str, str], name: str, values: tuple[str, ...]) -> str | None:
     given = query.getlist(name)
-    if given and (len(given) > 1 or given[0] not in values):
+    if not given:
+        return None
+    if len(given) > 1 or given[0] not in values:
         raise Invalid.field(name, "must be one of " + ", ".join(values))
-    return given[0] if given else None
+    return given[0]

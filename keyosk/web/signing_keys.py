@@ -8,7 +8,7 @@ from keyosk.errors import Conflict
 from keyosk.keys import imported_keys
 from keyosk.model import SigningKey
 from keyosk.web import addresses, paging
-from keyosk.web.endpoint import HoldingEndpoint
+from keyosk.web.endpoint import EndpointWithCleanup
 from keyosk.web.key_schemas import KeyImport, RotationRequest, SigningKeySchema
 from keyosk.web.operations import operation
 from keyosk.web.responses import change_response
@@ -19,7 +19,7 @@ LISTS = paging.ListOptions(("created_at",), key="kid")
 _SHAPE: Final = SigningKeySchema()
 
 
-class _Keys(HoldingEndpoint):
+class _SigningKeyEndpoint(EndpointWithCleanup):
     def respond(self, key: SigningKey, status: int = 200) -> Response:
         """Return one key as it is now."""
         response = change_response(self.shape(key), key.effective_at, status)
@@ -33,7 +33,7 @@ class _Keys(HoldingEndpoint):
         return {**body, "not_seen_by": self.installation.rotation.not_seen_by(key)}
 
 
-class SigningKeysResource(_Keys):
+class SigningKeysResource(_SigningKeyEndpoint):
     """All signing keys."""
 
     @operation(response=SigningKeySchema, lists=LISTS)
@@ -43,14 +43,14 @@ class SigningKeysResource(_Keys):
         return self.page(rotation.page, self.shape, rotation.count)
 
 
-class RotateKeyResource(_Keys):
+class RotateKeyResource(_SigningKeyEndpoint):
     """The rotation of signing keys."""
 
     def prepare(self, **_: str) -> None:
         """Generate the key."""
         self._fields = self.load()
         draft = self.installation.rotation.draft_for_rotation(self._fields.get("algorithm"))
-        self._draft = self.meanwhile.enter_context(draft)
+        self._draft = self.exit_stack.enter_context(draft)
 
     @operation(
         body=RotationRequest,
@@ -65,7 +65,7 @@ class RotateKeyResource(_Keys):
         return self.respond(rotation.rotate(g.caller, **self._fields, draft=self._draft), 201)
 
 
-class ImportKeyResource(_Keys):
+class ImportKeyResource(_SigningKeyEndpoint):
     """Private keys from elsewhere."""
 
     # SECURITY: a response that is kept would be found by the fingerprint of a private key.
@@ -80,7 +80,7 @@ class ImportKeyResource(_Keys):
         return self.respond(key, 201)
 
 
-class SigningKeyResource(_Keys):
+class SigningKeyResource(_SigningKeyEndpoint):
     """One signing key."""
 
     @operation(response=SigningKeySchema)
@@ -94,13 +94,13 @@ class SigningKeyResource(_Keys):
         return self.respond(self.installation.rotation.retire(g.caller, kid))
 
 
-class CompromiseResource(_Keys):
+class CompromiseResource(_SigningKeyEndpoint):
     """A signing key that somebody else may have."""
 
     def prepare(self, **path: str) -> None:
         """Generate the key that signs from then on, where none is published yet."""
         draft = self.installation.rotation.draft_for_compromise(path["kid"])
-        self._draft = self.meanwhile.enter_context(draft)
+        self._draft = self.exit_stack.enter_context(draft)
 
     @operation(response=SigningKeySchema, raises=(Conflict,))
     def post(self, kid: str) -> Response:
