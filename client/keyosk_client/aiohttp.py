@@ -96,7 +96,7 @@ class Keyosk:
             request[_TOKEN] = await self.verifier.authorize(authorization, *scopes)
             return await handle()
         except KeyoskError as error:
-            answer = refusal(error, realm=self.verifier.audience)
+            response = refusal(error, realm=self.verifier.audience)
             return web.Response(
-                body=answer.body, status=answer.status, headers=dict(answer.headers)
+                body=response.body, status=response.status, headers=dict(response.headers)
             )

@@ -72,7 +72,7 @@ def _authorization(scope: MutableMapping[str, Any]) -> str | None:
     return b", ".join(found).decode("latin-1") if found else None
 
 
-async def _refuse(answer: Refusal, scope: MutableMapping[str, Any], send: Send) -> None:
+async def _refuse(response: Refusal, scope: MutableMapping[str, Any], send: Send) -> None:
     kind = "http.response"
     if scope["type"] == "websocket":
         kind = "websocket.http.response"
@@ -80,7 +80,7 @@ async def _refuse(answer: Refusal, scope: MutableMapping[str, Any], send: Send) 
             # Before the handshake the server makes 403 of it.
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
             return
-    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
-    headers.append((b"content-length", str(len(answer.body)).encode()))
-    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": answer.body})
+    headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
+    headers.append((b"content-length", str(len(response.body)).encode()))
+    await send({"type": f"{kind}.start", "status": response.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": response.body})

@@ -1,4 +1,4 @@
-"""What a service answers when it refuses a request (RFC 6750 section 3)."""
+"""The response of a service that refuses a request (RFC 6750 section 3)."""
 
 import json
 import logging

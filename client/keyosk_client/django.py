@@ -70,8 +70,8 @@ class Keyosk:
 
     def refuse(self, error: KeyoskError) -> HttpResponse:
         """Return the response for an error."""
-        answer = refusal(error, realm=self.verifier.audience)
-        return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
+        response = refusal(error, realm=self.verifier.audience)
+        return HttpResponse(response.body, status=response.status, headers=dict(response.headers))
 
 
 @functools.cache

@@ -80,5 +80,5 @@ class Keyosk(SecurityBase):
             raise self._http_exception(error) from error
 
     def _http_exception(self, error: KeyoskError) -> HTTPException:
-        answer = refusal(error, realm=self.verifier.audience)
-        return HTTPException(answer.status, dict(answer.content), dict(answer.headers))
+        response = refusal(error, realm=self.verifier.audience)
+        return HTTPException(response.status, dict(response.content), dict(response.headers))

@@ -54,8 +54,8 @@ class Keyosk:
         """Let only requests into a view whose token has all of these scopes.
 
         Put it below ``@app.route``. Without a scope, any token for this service is enough.
-        If the view calls ``keyosk.token.require()`` itself, a missing scope is answered the same
-        way.
+        If the view calls ``keyosk.token.require()`` itself, a missing scope gets the same
+        response.
         """
         check_scopes(scopes)
 
@@ -99,5 +99,5 @@ class Keyosk:
         g.keyosk_token = self.verifier.authorize(request.headers.get("Authorization"), *scopes)
 
     def _refuse(self, error: KeyoskError) -> Response:
-        answer = refusal(error, realm=self.verifier.audience)
-        return Response(answer.body, answer.status, dict(answer.headers))
+        response = refusal(error, realm=self.verifier.audience)
+        return Response(response.body, response.status, dict(response.headers))

@@ -99,9 +99,9 @@ class _Refused(APIException):
 
 def _exception(error: KeyoskError) -> _Refused:
     """Return an exception that the handler of REST framework makes the right response of."""
-    answer = refusal(error, realm=keyosk().verifier.audience)
-    exception = _Refused(dict(answer.content))
-    exception.status_code = answer.status
-    exception.auth_header = answer.headers.get("WWW-Authenticate", "")
-    exception.wait = int(answer.headers.get("Retry-After", "0"))
+    response = refusal(error, realm=keyosk().verifier.audience)
+    exception = _Refused(dict(response.content))
+    exception.status_code = response.status
+    exception.auth_header = response.headers.get("WWW-Authenticate", "")
+    exception.wait = int(response.headers.get("Retry-After", "0"))
     return exception

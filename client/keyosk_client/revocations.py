@@ -9,41 +9,42 @@ _CLAIMS: Final = ("jti", "sub", "key_id", "aud", "kid")
 _KEPT: Final = 30
 _FOREVER: Final = float("inf")
 
-_Name = tuple[str, Any]  # a claim and its value
-_Entry = tuple[_Name, float, int]  # its name, the iat before which it applies, its end
+_Claim = tuple[str, Any]  # the name of a claim and its value
+_Entry = tuple[_Claim, float, int]  # the claim, the iat before which it applies, when it expires
 
 
 class RevocationList:
-    """The entries in force. To look up a token takes the same time however many there are."""
+    """The revocations in force. Looking up a token takes the same time however many there are."""
 
     def __init__(self) -> None:
         self.sequence = 0
-        self._before: dict[_Name, float] = {}  # tokens with an iat before it are revoked
-        self._until: dict[_Name, int] = {}
-        self._ends: list[tuple[int, _Name]] = []
+        self._issued_before: dict[_Claim, float] = {}  # tokens with an earlier iat are revoked
+        self._expires: dict[_Claim, int] = {}
+        self._by_expiry: list[tuple[int, _Claim]] = []  # a heap
 
     def __len__(self) -> int:
-        return len(self._before)
+        return len(self._issued_before)
 
     def apply(self, document: object, *, now: float) -> bool:
-        """Apply a response of ``/auth/revocations`` to ``since``, which is ``sequence`` here.
+        """Apply the response of ``/auth/revocations?since=``, sent with this list's ``sequence``.
 
-        Returns whether it has an entry for a signing key. Raises ``ValueError`` if it is not such
-        a document; then the list stays as it is.
+        Returns whether the response revokes a signing key. Raises ``ValueError`` if it is not a
+        list of revocations, and changes nothing then.
         """
         sequence, since, entries = _read(document)
-        # With another since it has all entries, for example after the database was restored.
+        # With another "since" it has all entries, for example after the database was restored.
         changed = self if since == self.sequence else RevocationList()
-        for name, before, expires in entries:
-            changed._add(name, before, expires)
-        self._before, self._until, self._ends = changed._before, changed._until, changed._ends
+        for claim, before, expires in entries:
+            changed._add(claim, before, expires)
+        self._issued_before = changed._issued_before
+        self._expires, self._by_expiry = changed._expires, changed._by_expiry
         self.sequence = sequence
         self.drop_expired(now)
-        return any(name[0] == "kid" for name, _, _ in entries)
+        return any(claim[0] == "kid" for claim, _, _ in entries)
 
     def revokes(self, kid: str, claims: Mapping[str, Any]) -> bool:
         """Return whether a token, verified before, is revoked."""
-        before = self._before
+        before = self._issued_before
         if not before:
             return False
         issued_at, audience, act = claims["iat"], claims["aud"], claims.get("act")
@@ -56,42 +57,42 @@ class RevocationList:
             or before.get(("key_id", claims.get("key_id")), 0) > issued_at
             or before.get(("kid", kid), 0) > issued_at
             or any(
-                before.get(("aud", each), 0) > issued_at
-                for each in ([audience] if isinstance(audience, str) else audience)
+                before.get(("aud", name), 0) > issued_at
+                for name in ([audience] if isinstance(audience, str) else audience)
             )
         )
 
     def drop_expired(self, now: float) -> None:
         """Forget entries whose last token has expired."""
-        ends = self._ends
-        while ends and ends[0][0] < now - _KEPT:
-            expires, name = heapq.heappop(ends)
-            if self._until[name] == expires:
-                del self._until[name], self._before[name]
+        heap = self._by_expiry
+        while heap and heap[0][0] < now - _KEPT:
+            expires, claim = heapq.heappop(heap)
+            if self._expires[claim] == expires:
+                del self._expires[claim], self._issued_before[claim]
 
-    def _add(self, name: _Name, before: float, expires: int) -> None:
+    def _add(self, claim: _Claim, before: float, expires: int) -> None:
         # An entry never takes back what another one revoked.
-        before = max(before, self._before.get(name, 0))
-        expires = max(expires, self._until.get(name, 0))
-        if self._until.get(name) != expires:
-            self._until[name] = expires
-            heapq.heappush(self._ends, (expires, name))
-        self._before[name] = before
+        before = max(before, self._issued_before.get(claim, 0))
+        expires = max(expires, self._expires.get(claim, 0))
+        if self._expires.get(claim) != expires:
+            self._expires[claim] = expires
+            heapq.heappush(self._by_expiry, (expires, claim))
+        self._issued_before[claim] = before
 
 
 def _read(document: object) -> tuple[int, int, list[_Entry]]:
     if isinstance(document, Mapping):
         sequence, since, entries = (document.get(n) for n in ("sequence", "since", "entries"))
         if type(sequence) is int and type(since) is int and isinstance(entries, list):
-            return sequence, since, [_entry(each) for each in entries]
+            return sequence, since, [_entry(entry) for entry in entries]
     raise ValueError("not a list of revocations")
 
 
 def _entry(entry: object) -> _Entry:
     if isinstance(entry, Mapping):
-        names = [(claim, entry[claim]) for claim in _CLAIMS if claim in entry]
+        claims = [(name, entry[name]) for name in _CLAIMS if name in entry]
         expires, before = entry.get("expires"), entry.get("issued_before", _FOREVER)
-        is_text = len(names) == 1 and isinstance(names[0][1], str)
+        is_text = len(claims) == 1 and isinstance(claims[0][1], str)
         if is_text and type(expires) is int and (before == _FOREVER or type(before) is int):
-            return names[0], before, expires
+            return claims[0], before, expires
     raise ValueError("not a list of revocations")

@@ -48,11 +48,11 @@ class Keyosk:
                 try:
                     token = self.verifier.authorize(environ.get("HTTP_AUTHORIZATION"), *scopes)
                 except KeyoskError as error:
-                    answer = refusal(error, realm=self.verifier.audience)
-                    status = f"{answer.status} {HTTPStatus(answer.status).phrase}"
-                    length = ("Content-Length", str(len(answer.body)))
-                    start_response(status, [*answer.headers.items(), length])
-                    return [answer.body]
+                    response = refusal(error, realm=self.verifier.audience)
+                    status = f"{response.status} {HTTPStatus(response.status).phrase}"
+                    length = ("Content-Length", str(len(response.body)))
+                    start_response(status, [*response.headers.items(), length])
+                    return [response.body]
                 environ["keyosk.token"] = token
                 return app(environ, start_response)
 

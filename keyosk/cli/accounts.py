@@ -39,8 +39,8 @@ def account() -> None:
 def list_accounts(*, limit: int | None, as_json: bool, **filters: Any) -> None:
     """List accounts, oldest first."""
     with shared.client() as client:
-        found = list(client.items("accounts", most=limit, **shared.filters(**filters)))
-    shared.show_list(found, _COLUMNS, as_json=as_json, key="username")
+        accounts = list(client.items("accounts", most=limit, **shared.filters(**filters)))
+    shared.show_list(accounts, _COLUMNS, as_json=as_json, key="username")
 
 
 @account.command("show")
@@ -49,8 +49,8 @@ def list_accounts(*, limit: int | None, as_json: bool, **filters: Any) -> None:
 def show_account(username: str, *, as_json: bool) -> None:
     """Show one account; USERNAME may be its id."""
     with shared.client() as client:
-        found = client.get("accounts", username).body
-    shared.show_object(found, as_json=as_json)
+        body = client.get("accounts", username).body
+    shared.show_object(body, as_json=as_json)
 
 
 @account.command("create")
@@ -93,8 +93,8 @@ def create_account(
     if scopes:
         more["grants"] = {"scopes": list(scopes)}
     with shared.client() as client:
-        made = client.post("accounts", body=fields | more).body
-    shared.show_object(made, as_json=as_json, key="id")
+        created = client.post("accounts", body=fields | more).body
+    shared.show_object(created, as_json=as_json, key="id")
 
 
 @account.command("set")
@@ -185,8 +185,8 @@ def revoke_tokens(username: str, *, yes: bool) -> None:
 def list_second_factors(username: str, limit: int | None, *, as_json: bool) -> None:
     """List the second factors of the account, which its owner adds in the console."""
     with shared.client() as client:
-        found = list(client.items("accounts", username, "second-factors", most=limit))
-    shared.show_list(found, _FACTOR_COLUMNS, as_json=as_json, key="id")
+        factors = list(client.items("accounts", username, "second-factors", most=limit))
+    shared.show_list(factors, _FACTOR_COLUMNS, as_json=as_json, key="id")
 
 
 @account.command("remove-second-factors")
@@ -200,13 +200,13 @@ def remove_second_factors(username: str, factor_ids: tuple[str, ...], *, yes: bo
     """
     with shared.client() as client:
         chosen = factor_ids or tuple(
-            each["id"]
-            for each in client.items("accounts", username, "second-factors")
-            if each["kind"] != _RECOVERY_CODES  # they go with the last of the others
+            factor_id["id"]
+            for factor_id in client.items("accounts", username, "second-factors")
+            if factor_id["kind"] != _RECOVERY_CODES  # they go with the last of the others
         )
         shared.confirm(f"Remove {counted(len(chosen), 'second factor')} of {username}?", yes=yes)
-        for each in chosen:
-            client.delete("accounts", username, "second-factors", each)
+        for factor_id in chosen:
+            client.delete("accounts", username, "second-factors", factor_id)
 
 
 @account.command("delete")

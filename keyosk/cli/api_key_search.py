@@ -46,8 +46,8 @@ def find(prefix: str | None, *, as_json: bool) -> None:
         click.echo("keyosk: More keys begin so: give more of the secret.", err=True)
 
 
-def _show(found: list[dict[str, Any]]) -> None:
-    for number, key in enumerate(found):
+def _show(keys: list[dict[str, Any]]) -> None:
+    for number, key in enumerate(keys):
         if number:
             click.echo()
         shared.show_object({name: key.get(name) for name in _SHOWN}, as_json=False)

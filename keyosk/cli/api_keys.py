@@ -41,8 +41,8 @@ def list_keys(username: str | None, *, limit: int | None, as_json: bool, **filte
     path = ("api-keys",) if username is None else ("accounts", username, "api-keys")
     columns = _COLUMNS if username is not None else ("username", *_COLUMNS)
     with shared.client() as client:
-        found = list(client.items(*path, most=limit, **shared.filters(**filters)))
-    shared.show_list(found, columns, as_json=as_json, key="id")
+        keys = list(client.items(*path, most=limit, **shared.filters(**filters)))
+    shared.show_list(keys, columns, as_json=as_json, key="id")
 
 
 @api_key.command("show")
@@ -52,8 +52,8 @@ def list_keys(username: str | None, *, limit: int | None, as_json: bool, **filte
 def show_key(username: str, key: str, *, as_json: bool) -> None:
     """Show one API key, without its secret."""
     with shared.client() as client:
-        found = client.get(*_path(client, username, key)).body
-    shared.show_object(found, as_json=as_json)
+        body = client.get(*_path(client, username, key)).body
+    shared.show_object(body, as_json=as_json)
 
 
 @api_key.command("find")
@@ -106,10 +106,10 @@ def create_key(
         ),
     }
     with shared.client() as client:
-        made = shared.proven(
+        key = shared.proven(
             body, lambda body: client.post("accounts", username, "api-keys", body=body)
         )
-    shared.show_object(made.body, as_json=as_json, key="secret")
+    shared.show_object(key.body, as_json=as_json, key="secret")
 
 
 @api_key.command("rotate")
@@ -125,8 +125,8 @@ def rotate_key(username: str, key: str, overlap: int | None, *, as_json: bool) -
     body = {} if overlap is None else {"overlap": overlap}
     with shared.client() as client:
         path = (*_path(client, username, key, only_newest=True), "rotate")
-        made = shared.proven(body, lambda body: client.post(*path, body=body))
-    shared.show_object(made.body, as_json=as_json, key="secret")
+        successor = shared.proven(body, lambda body: client.post(*path, body=body))
+    shared.show_object(successor.body, as_json=as_json, key="secret")
 
 
 @api_key.command("set")

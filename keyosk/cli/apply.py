@@ -44,17 +44,17 @@ def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: 
         raise Invalid.field(
             name, "must have members: services, roles, accounts, grants, issuers or rules"
         )
-    asked = {"dry_run": plan, "force": force, "take_over": take_over}
-    query = {word: "true" for word, is_asked in asked.items() if is_asked}
+    flags = {"dry_run": plan, "force": force, "take_over": take_over}
+    query = {word: "true" for word, is_asked in flags.items() if is_asked}
     try:
         with shared.client() as client:
-            found = client.post("apply", body=document.value, **query).body
+            result = client.post("apply", body=document.value, **query).body
     except Refused as refused:
         if refused.code != "invalid":
             raise
         placed = [_placed(name, document, sentence) for sentence in refused.sentences]
         raise Refused(*placed, code=refused.code, status=refused.status) from None
-    changes = found.get("changes")
+    changes = result.get("changes")
     if not isinstance(changes, list):
         raise Refused("The server's response has no changes.")
     if as_json:

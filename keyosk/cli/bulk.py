@@ -127,10 +127,12 @@ class _Report:
         """Print the summary of the response, or one of the lines so far."""
         counts = {status: self._counts[status] for status in STATUSES}
         if not self._as_json:
-            found = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
+            totals = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
             prefix = "dry run, nothing was done: " if self._dry_run else ""
             suffix = "" if self.is_complete else "; it ended early: repeat it"
-            click.echo(f"{prefix}{counted(self.lines, 'line')}: {found or 'nothing to do'}{suffix}")
+            click.echo(
+                f"{prefix}{counted(self.lines, 'line')}: {totals or 'nothing to do'}{suffix}"
+            )
         elif self.last:
             shared.show_line(self.last)
         else:
@@ -142,7 +144,8 @@ class _Report:
         if result.get("warnings"):
             if self._warned < _TOLD:
                 message = "; ".join(
-                    f"{each.get('field')} {each.get('message')}" for each in result["warnings"]
+                    f"{warning.get('field')} {warning.get('message')}"
+                    for warning in result["warnings"]
                 )
                 click.echo(shared.printable(f"line {number}: warning: {message}"), err=True)
             elif self._warned == _TOLD:
@@ -150,8 +153,8 @@ class _Report:
         if result.get("status") in FAILED:
             if self.failed < _TOLD:
                 reasons = "; ".join(
-                    f"{each.get('field')}: {each.get('message')}"
-                    for each in result.get("errors", ())
+                    f"{warning.get('field')}: {warning.get('message')}"
+                    for warning in result.get("errors", ())
                 )
                 message = f"line {number}: {result.get('status')}: {reasons}"
                 click.echo(shared.printable(message), err=True)
@@ -168,12 +171,12 @@ def _pieces(file: IO[bytes], on_piece: Callable[[int], Any] | None) -> Iterator[
 
 def _result(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        result = json.loads(line)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        result = None
+    if not isinstance(result, dict):
         raise Refused("The server's response is not that of an import.")
-    return found
+    return result
 
 
 @contextmanager

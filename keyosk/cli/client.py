@@ -106,10 +106,10 @@ class Client:
 
     def issuer(self) -> str:
         """Return the issuer of this Keyosk's tokens."""
-        found = self.get(".well-known", "oauth-authorization-server").body.get("issuer")
-        if not isinstance(found, str):
+        issuer = self.get(".well-known", "oauth-authorization-server").body.get("issuer")
+        if not isinstance(issuer, str):
             raise self._strange()
-        return found
+        return issuer
 
     def clock(self) -> float | None:
         """Return the time by the server's clock, to the second, if its responses have one."""
@@ -198,11 +198,11 @@ class Client:
             raise self._refusal(response, text, path, body or {})
         if response.status_code == httpx2.codes.NO_CONTENT:
             return Reply({})
-        found = _document(response, text)
-        if found is None:
+        document = _document(response, text)
+        if document is None:
             raise self._strange()
-        effective = found.pop("effective_at_latest", None)
-        return Reply(found, response.headers.get("ETag"), effective)
+        effective = document.pop("effective_at_latest", None)
+        return Reply(document, response.headers.get("ETag"), effective)
 
     @contextmanager
     def _exchange(
@@ -271,7 +271,7 @@ class Client:
         if code == "in_use":
             sentences = [f"{detail} Repeat with --force to remove it."]
         return Refused(
-            *(each[:_LONGEST] for each in sentences), code=code, status=response.status_code
+            *(sentence[:_LONGEST] for sentence in sentences), code=code, status=response.status_code
         )
 
     def _strange(self, status: int = 200) -> Refused:
@@ -297,8 +297,8 @@ def _path(segments: tuple[str, ...]) -> str:
             raise Refused(_named(messages[0], segments), code="not_found", status=404)
     # A segment of dots would change the path. The first segment is not a name.
     return f"/{segments[0]}" + "".join(
-        "/" + (quote(each, safe="") if each.strip(".") else each.replace(".", "%2E"))
-        for each in segments[1:]
+        "/" + (quote(segment, safe="") if segment.strip(".") else segment.replace(".", "%2E"))
+        for segment in segments[1:]
     )
 
 
@@ -355,10 +355,10 @@ def _document(response: httpx2.Response, text: bytes) -> dict[str, Any] | None:
     if response.headers.get("Content-Type", "").partition(";")[0].strip() not in _JSON_TYPES:
         return None
     try:
-        found = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 def _with_value(detail: str, errors: Any, body: Body) -> str:

@@ -41,27 +41,27 @@ def examine(backups: Path | None) -> list[Check]:
             )
             for fault in error.faults
         ]
-    found = [*diagnosis.of_settings(settings)]
-    found += diagnosis.of_files(settings)
-    found += _database(settings)
-    found += [_backup(settings, backups), diagnosis.of_proxies(settings)]
-    found += diagnosis_of_server.issuer_from_outside(settings.issuer, expected=settings.issuer)
-    return found
+    checks = [*diagnosis.of_settings(settings)]
+    checks += diagnosis.of_files(settings)
+    checks += _database(settings)
+    checks += [_backup(settings, backups), diagnosis.of_proxies(settings)]
+    checks += diagnosis_of_server.issuer_from_outside(settings.issuer, expected=settings.issuer)
+    return checks
 
 
 def _database(settings: Config) -> list[Check]:
     """Check the database and its content."""
     try:
         with host.installation() as installation:
-            found = [
+            checks = [
                 *installation.diagnosis.of_database(),
                 *diagnosis_of_workloads.keys_of(installation),
             ]
         with local.client() as client:
-            found += diagnosis_of_server.attempted(
+            checks += diagnosis_of_server.attempted(
                 "keys", lambda: diagnosis_of_server.keys_of(client)
             )
-            found += diagnosis_of_server.attempted(
+            checks += diagnosis_of_server.attempted(
                 "rules", lambda: diagnosis_of_workloads.rules_of(client)
             )
     except ConfigurationError as error:
@@ -81,14 +81,14 @@ def _database(settings: Config) -> list[Check]:
                 "right.",
             )
         ]
-    return found
+    return checks
 
 
 def _backup(settings: Config, folder: Path | None) -> Check:
     place = folder or _BACKUPS
     try:
         with os.scandir(place) as entries:
-            times = [each.stat().st_mtime for each in entries if each.is_file()]
+            times = [entry.stat().st_mtime for entry in entries if entry.is_file()]
     except OSError as error:
         if folder is not None:
             return Check("backup", WRONG, f"{place}: {error.strerror}", "Name another folder.")

@@ -26,14 +26,14 @@ _ON_MACHINE: Final = ("settings", "database", "files", "backup", "proxies")
 def examine(server: str) -> list[Check]:
     """Check a server. Raises ``Refused`` for an invalid URL."""
     place = remote.server_of(server, allow_http=global_options.allows_http())
-    found = [
+    checks = [
         Check(part, NOT_CHECKED, "needs the machine that has the database") for part in _ON_MACHINE
     ]
-    found += attempted("clock", lambda: clock_of(place))
-    found += attempted("keys", _keys)
-    found += attempted("rules", _rules)
-    found += issuer_from_outside(place, expected=None)
-    return found
+    checks += attempted("clock", lambda: clock_of(place))
+    checks += attempted("keys", _keys)
+    checks += attempted("rules", _rules)
+    checks += issuer_from_outside(place, expected=None)
+    return checks
 
 
 def _keys() -> Iterator[Check]:

@@ -29,23 +29,23 @@ def doctor(backups: Path | None, *, as_json: bool) -> None:
     if server is None:
         from keyosk.cli import diagnosis  # noqa: PLC0415 - it is all of Keyosk
 
-        found = diagnosis.examine(backups)
+        checks = diagnosis.examine(backups)
     else:
         from keyosk.cli import diagnosis_of_server  # noqa: PLC0415 - it is httpx2
 
-        found = diagnosis_of_server.examine(server)
-    is_well = not any(check.status == WRONG for check in found)
+        checks = diagnosis_of_server.examine(server)
+    is_well = not any(check.status == WRONG for check in checks)
     if as_json:
-        shared.show_json({"ok": is_well, "checks": [check.shape for check in found]})
+        shared.show_json({"ok": is_well, "checks": [check.shape for check in checks]})
     else:
-        _show(found)
+        _show(checks)
     if not is_well:
         sys.exit(1)
 
 
-def _show(found: Sequence[Check]) -> None:
-    width = max(len(check.part) for check in found)
-    for check in found:
+def _show(checks: Sequence[Check]) -> None:
+    width = max(len(check.part) for check in checks)
+    for check in checks:
         click.echo(
             shared.printable(f"{check.status:<11}  {check.part:<{width}}  {check.found}").rstrip()
         )

@@ -25,14 +25,14 @@ def add_options(command: click.Command) -> None:
             ["--config"],
             metavar="FILE",
             expose_value=False,
-            callback=_keep(_CONFIG),
+            callback=_store(_CONFIG),
             help="Settings: keyosk.toml or an environment file (.env). Overrides KEYOSK_CONFIG.",
         ),
         click.Option(
             ["--server"],
             metavar="URL",
             expose_value=False,
-            callback=_keep(_SERVER),
+            callback=_store(_SERVER),
             help="Keyosk server to use: an https URL or unix:/path. Overrides KEYOSK_URL.",
         ),
         click.Option(
@@ -40,19 +40,19 @@ def add_options(command: click.Command) -> None:
             is_flag=True,
             default=None,
             expose_value=False,
-            callback=_keep(_HTTP),
+            callback=_store(_HTTP),
             help="Allow a server without TLS, for networks that are encrypted themselves.",
         ),
     ]
     if isinstance(command, click.Group):
-        for each in command.commands.values():
-            add_options(each)
+        for subcommand in command.commands.values():
+            add_options(subcommand)
 
 
 def config() -> str | None:
     """Return the file of settings from the options."""
-    found: str | None = _meta().get(_CONFIG)
-    return found
+    path: str | None = _meta().get(_CONFIG)
+    return path
 
 
 def settings() -> "Config":
@@ -68,12 +68,12 @@ def server() -> str | None:
 
     ``--config`` on the command line wins over ``KEYOSK_URL``.
     """
-    named: str | None = _meta().get(_SERVER)
-    if named is not None and config() is not None:
+    url: str | None = _meta().get(_SERVER)
+    if url is not None and config() is not None:
         raise click.UsageError("--server is another Keyosk than the one of --config: give one.")
-    if named is None and config() is None:
-        named = os.environ.get(_VARIABLE, "").strip()
-    return named or None
+    if url is None and config() is None:
+        url = os.environ.get(_VARIABLE, "").strip()
+    return url or None
 
 
 def allows_http() -> bool:
@@ -99,9 +99,9 @@ def _meta() -> dict[str, Any]:
     return click.get_current_context().meta
 
 
-def _keep(key: str) -> Callable[[click.Context, click.Parameter, object], None]:
-    def keep(context: click.Context, _: click.Parameter, value: object) -> None:
+def _store(key: str) -> Callable[[click.Context, click.Parameter, object], None]:
+    def store(context: click.Context, _: click.Parameter, value: object) -> None:
         if value is not None:
             context.meta[key] = value
 
-    return keep
+    return store

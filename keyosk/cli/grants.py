@@ -37,8 +37,8 @@ def list_grants(username: str, *, as_json: bool) -> None:
 def list_uses(username: str, *, as_json: bool) -> None:
     """List the scopes that the account holds, and when a token last had each of them."""
     with shared.client() as client:
-        found = client.get("accounts", username, "scopes").body
-    shared.show_list(found.get("items", ()), ("name", *_USES), as_json=as_json, key="name")
+        uses = client.get("accounts", username, "scopes").body
+    shared.show_list(uses.get("items", ()), ("name", *_USES), as_json=as_json, key="name")
 
 
 @grant.command("unused")
@@ -59,14 +59,14 @@ def list_unused(*, limit: int | None, as_json: bool, **filters: Any) -> None:
     Keyosk knows which tokens had a scope, and not what a service did with them.
     """
     with shared.client() as client:
-        found = list(client.items("unused-scopes", most=limit, **shared.filters(**filters)))
+        accounts = list(client.items("unused-scopes", most=limit, **shared.filters(**filters)))
     if as_json:
-        shared.show_json({"items": found, "next": None})
+        shared.show_json({"items": accounts, "next": None})
         return
     rows = [
-        {"username": account.get("username"), **held}
-        for account in found
-        for held in account.get("scopes", ())
+        {"username": account.get("username"), **scope}
+        for account in accounts
+        for scope in account.get("scopes", ())
     ]
     shared.show_list(rows, ("username", "name", *_USES), as_json=False, key="name")
 

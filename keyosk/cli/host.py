@@ -20,18 +20,18 @@ from keyosk.storage.shared_clock import SharedClock
 USUAL_FILES: Final = ("/etc/keyosk/keyosk.env", "/etc/keyosk/keyosk.toml")
 
 
-def place_of(found: Config) -> str:
+def place_of(config: Config) -> str:
     """Describe the place of the database in the settings, for people."""
-    url = {name: value for name, value, _ in found.describe()}["KEYOSK_DATABASE_URL"]
+    url = {name: value for name, value, _ in config.describe()}["KEYOSK_DATABASE_URL"]
     relative = url.removeprefix("sqlite:///")
     return url if relative == url else str(Path(relative).absolute())
 
 
-def no_database(found: Config, how: str) -> ConfigurationError:
+def no_database(config: Config, how: str) -> ConfigurationError:
     """Return the error for a missing database; ``how``: how to create one."""
-    place = place_of(found)
+    place = place_of(config)
     message = f"there is no Keyosk at {place}; it is not set up. {how}"
-    if "database_url" not in found.sources:
+    if "database_url" not in config.sources:
         message += (
             " Nothing says where your database is (KEYOSK_DATABASE_URL); if there is one already, "
             "give the settings of the Keyosk that runs with --config FILE"
@@ -44,21 +44,21 @@ def no_database(found: Config, how: str) -> ConfigurationError:
 @contextmanager
 def installation() -> Iterator[Installation]:
     """Return the installation of the settings, which must be set up."""
-    found = global_options.settings()
-    if app.is_empty(found):
-        raise no_database(found, "keyosk serve sets it up.")
-    if not app.is_prepared(found):
+    config = global_options.settings()
+    if app.is_empty(config):
+        raise no_database(config, "keyosk serve sets it up.")
+    if not app.is_prepared(config):
         raise ConfigurationError(
             [
                 Fault(
                     "database",
-                    f"{place_of(found)} is of an older Keyosk: run keyosk database upgrade, or "
+                    f"{place_of(config)} is of an older Keyosk: run keyosk database upgrade, or "
                     "restart keyosk serve",
                 )
             ]
         )
     clock = SharedClock()
-    built = Installation(found, clock=clock)
+    built = Installation(config, clock=clock)
     try:
         clock.start(built.database)
         yield built

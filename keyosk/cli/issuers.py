@@ -57,8 +57,8 @@ def issuer() -> None:
 def list_issuers(*, as_json: bool) -> None:
     """List all issuers, oldest first."""
     with shared.client() as client:
-        found = list(client.items("issuers"))
-    shared.show_list(found, _ISSUER_COLUMNS, as_json=as_json)
+        issuers = list(client.items("issuers"))
+    shared.show_list(issuers, _ISSUER_COLUMNS, as_json=as_json)
 
 
 @issuer.command("show")
@@ -67,8 +67,8 @@ def list_issuers(*, as_json: bool) -> None:
 def show_issuer(name: str, *, as_json: bool) -> None:
     """Show one issuer."""
     with shared.client() as client:
-        found = client.get("issuers", name).body
-    shared.show_object(found, as_json=as_json)
+        body = client.get("issuers", name).body
+    shared.show_object(body, as_json=as_json)
 
 
 @issuer.command("create")
@@ -118,8 +118,8 @@ def create_issuer(
     if allow_private:
         body["allow_private"] = True
     with shared.client() as client:
-        made = client.post("issuers", body=body).body
-    shared.show_object(made, as_json=as_json)
+        created = client.post("issuers", body=body).body
+    shared.show_object(created, as_json=as_json)
     if preset is not None and not as_json:
         click.echo(PRESETS[preset].note, err=True)
 
@@ -142,10 +142,10 @@ def create_issuer(
 @click.option("--reset", multiple=True, type=click.Choice(_ISSUER_RESETS), help="Repeatable.")
 @shared.as_json
 def set_issuer(
-    name: str, reset: tuple[str, ...], *, keys: Path | None, as_json: bool, **given: Any
+    name: str, reset: tuple[str, ...], *, keys: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Change the given settings of the issuer; the others stay as they are."""
-    patch = {field: value for field, value in given.items() if value not in (None, ())}
+    patch = {field: value for field, value in options.items() if value not in (None, ())}
     if keys is not None:
         patch["keys"] = _read_keys(keys)
     with shared.client() as client:
@@ -167,8 +167,8 @@ def delete_issuer(name: str, *, force: bool) -> None:
 def export_issuers(names: tuple[str, ...]) -> None:
     """Print issuers and their rules as a manifest for keyosk apply; all of them without a NAME."""
     with shared.client() as client:
-        found = [client.get("issuers", name).body for name in names]
-        issuers = found or list(client.items("issuers"))
+        chosen = [client.get("issuers", name).body for name in names]
+        issuers = chosen or list(client.items("issuers"))
         rules = [
             {"issuer": each["name"], **_in_manifest(rule, _RULE_FIELDS)}
             for each in issuers
@@ -217,8 +217,8 @@ def rule() -> None:
 def list_rules(issuer_name: str, *, as_json: bool) -> None:
     """List the rules of an issuer, oldest first."""
     with shared.client() as client:
-        found = list(client.items("issuers", issuer_name, "rules"))
-    shared.show_list(found, _RULE_COLUMNS, as_json=as_json)
+        rules = list(client.items("issuers", issuer_name, "rules"))
+    shared.show_list(rules, _RULE_COLUMNS, as_json=as_json)
 
 
 @rule.command("show")
@@ -228,8 +228,8 @@ def list_rules(issuer_name: str, *, as_json: bool) -> None:
 def show_rule(issuer_name: str, name: str, *, as_json: bool) -> None:
     """Show one rule."""
     with shared.client() as client:
-        found = client.get("issuers", issuer_name, "rules", name).body
-    shared.show_object(found, as_json=as_json)
+        body = client.get("issuers", issuer_name, "rules", name).body
+    shared.show_object(body, as_json=as_json)
 
 
 @rule.command("create")
@@ -264,8 +264,8 @@ def create_rule(
     )
     body |= {"claims": _read_claims(claims), "once": once}
     with shared.client() as client:
-        made = client.post("issuers", issuer_name, "rules", body=body).body
-    shared.show_object(made, as_json=as_json)
+        created = client.post("issuers", issuer_name, "rules", body=body).body
+    shared.show_object(created, as_json=as_json)
 
 
 @rule.command("set")
@@ -289,10 +289,10 @@ def set_rule(
     without_claim: tuple[str, ...],
     reset: tuple[str, ...],
     as_json: bool,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Change the given settings of the rule; the others stay as they are."""
-    patch = {field: value for field, value in given.items() if value not in (None, ())}
+    patch = {field: value for field, value in options.items() if value not in (None, ())}
     if claims or without_claim:
         patch["claims"] = dict.fromkeys(without_claim) | _read_claims(claims)
     with shared.client() as client:
@@ -333,8 +333,10 @@ def _issuer_of(client: "Client", token: str) -> str:
     claims = _unverified(token)
     audience = claims.get("aud")
     audiences = audience if isinstance(audience, list) else [audience]
-    named = [each for each in client.items("issuers") if each.get("issuer") == claims.get("iss")]
-    fitting = [each for each in named if each.get("audience") in audiences] or named
+    named = [
+        issuer for issuer in client.items("issuers") if issuer.get("issuer") == claims.get("iss")
+    ]
+    fitting = [issuer for issuer in named if issuer.get("audience") in audiences] or named
     if not fitting:
         raise Refused(f"No issuer here has the iss {claims.get('iss')!r}.")
     return str(fitting[0]["name"])
@@ -360,7 +362,7 @@ def _show_report(name: str, report: Mapping[str, Any]) -> None:
         line = f"rule {match.get('name')} for {match.get('account')}: {state}{off}"
         click.echo(shared.printable(line))
         for miss in match.get("misses", ()):
-            wanted = " or ".join(json.dumps(each) for each in miss.get("wanted", ()))
+            wanted = " or ".join(json.dumps(value) for value in miss.get("wanted", ()))
             line = f"  {miss.get('claim')} is {json.dumps(miss.get('found'))}, not {wanted}"
             click.echo(shared.printable(line))
     if report.get("error_description"):

@@ -44,12 +44,12 @@ class Listeners:
 
     def detach(self) -> tuple[str, ...]:
         """Detach the sockets, for gunicorn."""
-        return tuple(f"fd://{each.detach()}" for each in self.sockets)
+        return tuple(f"fd://{listener.detach()}" for listener in self.sockets)
 
     def remove_files(self) -> None:
         """Remove the files of Unix sockets that were created here."""
-        for each in self.files:
-            each.remove()
+        for file in self.files:
+            file.remove()
 
     def address(self, *, is_tls: bool) -> str:
         """Return the address of the main listener, for people."""
@@ -77,8 +77,8 @@ def opened(configuration: Config) -> Iterator[Listeners]:
     Sockets from systemd replace those of the settings. Raises ``ConfigurationError``.
     """
     with ExitStack() as stack:
-        passed = [(name, stack.enter_context(each)) for name, each in _inherited()]
-        sockets = [each for name, each in passed if name != METRICS]
+        passed = [(name, stack.enter_context(inherited)) for name, inherited in _inherited()]
+        sockets = [inherited for name, inherited in passed if name != METRICS]
         files: list[UnixFile] = []
         if sockets:
             _check_inherited(configuration, sockets)
@@ -88,8 +88,8 @@ def opened(configuration: Config) -> Iterator[Listeners]:
             if file is not None:
                 files.append(file)
                 stack.callback(file.remove)
-        names = [_LOCAL if each.family == socket.AF_UNIX else _MAIN for each in sockets]
-        metrics = [each for name, each in passed if name == METRICS]
+        names = [_LOCAL if inherited.family == socket.AF_UNIX else _MAIN for inherited in sockets]
+        metrics = [inherited for name, inherited in passed if name == METRICS]
         metrics = metrics or _metrics(configuration, stack)
         yield Listeners((*sockets, *metrics), (*names, *([METRICS] * len(metrics))), tuple(files))
         stack.pop_all()
@@ -107,7 +107,7 @@ def _check_inherited(configuration: Config, sockets: list[socket.socket]) -> Non
     if "issuer" not in configuration.sources:
         message = "is required, as systemd opens the sockets: the URL by which clients reach Keyosk"
         raise ConfigurationError([Fault("KEYOSK_ISSUER", message)])
-    has_unix = any(each.family == socket.AF_UNIX for each in sockets)
+    has_unix = any(listener.family == socket.AF_UNIX for listener in sockets)
     if has_unix and UNIX not in configuration.trusted_proxies:
         _log.warning("%s", CLIENTS_ARE_ONE)
 

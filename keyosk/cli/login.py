@@ -41,9 +41,9 @@ def login(username: str | None, secret_file: Path | None) -> None:
         raise click.UsageError("A password needs its --username.")
     if not secret:
         raise Refused("There is no secret: nothing was read.")
-    found = remote.log_in(server, username or "", secret)
-    click.echo(f"Logged in at {server} as {shared.printable(found.username)}.")
-    if found.refresh_token is None:
+    login = remote.log_in(server, username or "", secret)
+    click.echo(f"Logged in at {server} as {shared.printable(login.username)}.")
+    if login.refresh_token is None:
         click.echo("It lasts for minutes: this Keyosk gives no refresh token.", err=True)
 
 

@@ -36,10 +36,10 @@ class Login:
 
 def folder() -> Path:
     """Return the folder of logins (XDG Base Directory Specification: state)."""
-    given = os.environ.get("XDG_STATE_HOME", "")
+    state_home = os.environ.get("XDG_STATE_HOME", "")
     try:
         # The specification ignores relative paths.
-        base = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
+        base = Path(state_home) if state_home.startswith("/") else Path.home() / ".local" / "state"
     except RuntimeError:
         raise Refused(
             "There is no home directory to keep the login in: set XDG_STATE_HOME."
@@ -129,10 +129,10 @@ def _read() -> dict[str, Login]:
     except FileNotFoundError:
         return {}
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             raise Refused(f"{path} is not a file of yours: remove it and log in again.")
-        if stat.S_IMODE(found.st_mode) & 0o077:
+        if stat.S_IMODE(status.st_mode) & 0o077:
             raise Refused(
                 f"{path} holds logins and others may read it. Whoever has may have used them: "
                 "remove it (keyosk account revoke-tokens ends what they got) and log in again."
@@ -161,8 +161,8 @@ def _login(shape: Any) -> Login:
 
 
 def _check_folder(place: Path) -> None:
-    found = place.stat()
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+    status = place.stat()
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
         raise Refused(
             f"Others may write to {place}: make it yours alone (chmod 700) and try again."
         )

@@ -70,12 +70,13 @@ def _deadline() -> Iterator[None]:
 def _accounts(client: "Client", _: click.Context, incomplete: str) -> _Found:
     query = {"q": incomplete} if incomplete else {"sort": "username"}
     return [
-        (str(each.get("username")), None) for each in client.items("accounts", most=_MOST, **query)
+        (str(account.get("username")), None)
+        for account in client.items("accounts", most=_MOST, **query)
     ]
 
 
 def _named(path: str) -> _Look:
-    return lambda client, _, __: ((str(each.get("name")), None) for each in client.items(path))
+    return lambda client, _, __: ((str(item.get("name")), None) for item in client.items(path))
 
 
 def _scopes(client: "Client", _: click.Context, __: str) -> _Found:

@@ -101,9 +101,9 @@ def check_database(*, as_json: bool) -> None:
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     findings = machine.check_database()
-    shapes = [{"part": each.name, "faults": list(each.faults)} for each in findings]
+    shapes = [{"part": finding.name, "faults": list(finding.faults)} for finding in findings]
     shared.show_list(shapes, ("part", "faults"), as_json=as_json)
-    if any(each.faults for each in findings):
+    if any(finding.faults for finding in findings):
         sys.exit(1)
 
 

@@ -24,8 +24,8 @@ def role() -> None:
 def list_roles(*, limit: int | None, as_json: bool, **filters: Any) -> None:
     """List roles, oldest first."""
     with shared.client() as client:
-        found = list(client.items("roles", most=limit, **shared.filters(**filters)))
-    shared.show_list(found, _COLUMNS, as_json=as_json, key="name")
+        roles = list(client.items("roles", most=limit, **shared.filters(**filters)))
+    shared.show_list(roles, _COLUMNS, as_json=as_json, key="name")
 
 
 @role.command("show")
@@ -34,8 +34,8 @@ def list_roles(*, limit: int | None, as_json: bool, **filters: Any) -> None:
 def show_role(name: str, *, as_json: bool) -> None:
     """Show one role with its scopes."""
     with shared.client() as client:
-        found = client.get("roles", name).body
-    shared.show_object(found, as_json=as_json)
+        body = client.get("roles", name).body
+    shared.show_object(body, as_json=as_json)
 
 
 @role.command("set")
@@ -60,8 +60,8 @@ def create_role(name: str, scopes: tuple[str, ...], description: str, *, as_json
     """Create a role with SCOPES."""
     body = {"name": name, "description": description, "scopes": scopes}
     with shared.client() as client:
-        made = client.post("roles", body=body).body
-    shared.show_object(made, as_json=as_json)
+        created = client.post("roles", body=body).body
+    shared.show_object(created, as_json=as_json)
 
 
 @role.command("scopes")

@@ -133,8 +133,8 @@ def check(url: str, kit: Kit, *, revocations: bool, scope: str | None, wait: flo
     _wait_for(url, kit.issuer, wait)
     status = _ask(url, good)
     if status == "none":
-        found = Finding(good.name, status, Verdict.UNREACHABLE, good.flaw)
-        return Report((found,), False, f"Failed: {url} cannot be reached by HTTP.")
+        finding = Finding(good.name, status, Verdict.UNREACHABLE, good.flaw)
+        return Report((finding,), False, f"Failed: {url} cannot be reached by HTTP.")
     is_accepted = status.startswith("2")
     findings = [Finding(good.name, status, _verdict(right=is_accepted), good.flaw)]
     for sample in bad:
@@ -152,22 +152,24 @@ def check(url: str, kit: Kit, *, revocations: bool, scope: str | None, wait: flo
         findings.append(Finding(sample.name, answer, verdict, sample.flaw))
     if not is_accepted:
         findings = [
-            replace(each, verdict=Verdict.PROVES_NOTHING) if each.verdict is Verdict.RIGHT else each
-            for each in findings
+            replace(finding, verdict=Verdict.PROVES_NOTHING)
+            if finding.verdict is Verdict.RIGHT
+            else finding
+            for finding in findings
         ]
     return Report(
-        tuple(findings), not any(each.is_bad for each in findings), _summary(findings, status)
+        tuple(findings), not any(finding.is_bad for finding in findings), _summary(findings, status)
     )
 
 
 def _wait_for(url: str, issuer: str, seconds: float) -> None:
     """Wait until something listens at a URL, but not for ever."""
     deadline = time.monotonic() + seconds
-    told = False
+    was_told = False
     while not _listens(url) and time.monotonic() < deadline:
-        if not told:
+        if not was_told:
             click.echo(f"keyosk: waiting for {url}: start it with the issuer {issuer}", err=True)
-            told = True
+            was_told = True
         time.sleep(_PAUSE)
 
 
@@ -186,16 +188,16 @@ def _verdict(*, right: bool) -> Verdict:
 
 
 def _summary(findings: Sequence[Finding], status: str) -> str:
-    wrong = [each for each in findings[1:] if each.is_bad]
-    names = ", ".join(each.token for each in wrong)
+    wrong = [finding for finding in findings[1:] if finding.is_bad]
+    names = ", ".join(finding.token for finding in wrong)
     if findings[0].is_bad:
         message = "Failed: the good token was refused, so a refusal of the others proves nothing"
         more = f" Wrong as well: {names}." if 0 < len(wrong) < len(findings) - 1 else ""
         return f"{message}. {_hint(status)}{more}"
     if wrong:
         return f"Failed: {_tokens(len(wrong))} accepted or answered with an error: {names}."
-    kinds = {each.verdict for each in findings}
-    right = sum(each.verdict is Verdict.RIGHT for each in findings[1:])
+    kinds = {finding.verdict for finding in findings}
+    right = sum(finding.verdict is Verdict.RIGHT for finding in findings[1:])
     message = f"Passed: the good token is accepted, {_tokens(right)} refused."
     if Verdict.NOT_CHECKED in kinds:
         message += " No scope is checked here: if one should be, name it with --scope."
@@ -243,21 +245,21 @@ def _ask(url: str, sample: Sample) -> str:
 
 def junit(report: Report, url: str) -> str:
     """Return a report in the XML format of JUnit, which CI systems read."""
-    skipped = [each for each in report.findings if each.verdict not in _JUDGED]
+    skipped = [finding for finding in report.findings if finding.verdict not in _JUDGED]
     suite = ET.Element(
         "testsuite",
         name=f"keyosk verify-service {url}",
         tests=str(len(report.findings)),
-        failures=str(sum(each.is_bad for each in report.findings)),
+        failures=str(sum(finding.is_bad for finding in report.findings)),
         skipped=str(len(skipped)),
     )
-    for each in report.findings:
-        case = ET.SubElement(suite, "testcase", classname="keyosk", name=each.token)
-        told = f"{each.flaw}; the answer was {each.answer}"
-        if each.is_bad:
-            ET.SubElement(case, "failure", message=told)
-        elif each in skipped:
-            ET.SubElement(case, "skipped", message=each.verdict)
+    for finding in report.findings:
+        case = ET.SubElement(suite, "testcase", classname="keyosk", name=finding.token)
+        message = f"{finding.flaw}; the answer was {finding.answer}"
+        if finding.is_bad:
+            ET.SubElement(case, "failure", message=message)
+        elif finding in skipped:
+            ET.SubElement(case, "skipped", message=finding.verdict)
     ET.SubElement(suite, "system-out").text = report.summary
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

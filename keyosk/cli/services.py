@@ -57,12 +57,12 @@ _typ = click.option(
 _force = click.option("--force", is_flag=True, help="Do it even if grants or roles use the scopes.")
 
 
-def _show_lines(client: "Client", made: Mapping[str, Any], verifier: str | None) -> None:
+def _show_lines(client: "Client", service: Mapping[str, Any], verifier: str | None) -> None:
     """Print the lines for the verifier's own configuration, apart from the service itself."""
     if verifier is None:
         return
     issuer = client.issuer()
-    name, audience = str(made.get("name")), str(made.get("audience"))
+    name, audience = str(service.get("name")), str(service.get("audience"))
     for line in PRESETS[verifier].lines_for(issuer=issuer, service=name, audience=audience):
         click.echo(shared.printable(line), err=True)
 
@@ -81,8 +81,8 @@ def service() -> None:
 def list_services(*, limit: int | None, as_json: bool, **filters: Any) -> None:
     """List services, oldest first."""
     with shared.client() as client:
-        found = list(client.items("services", most=limit, **shared.filters(**filters)))
-    shared.show_list(found, _COLUMNS, as_json=as_json, key="name")
+        services = list(client.items("services", most=limit, **shared.filters(**filters)))
+    shared.show_list(services, _COLUMNS, as_json=as_json, key="name")
 
 
 @service.command("show")
@@ -91,8 +91,8 @@ def list_services(*, limit: int | None, as_json: bool, **filters: Any) -> None:
 def show_service(name: str, *, as_json: bool) -> None:
     """Show one service with its scopes."""
     with shared.client() as client:
-        found = client.get("services", name).body
-    shared.show_object(found, as_json=as_json)
+        body = client.get("services", name).body
+    shared.show_object(body, as_json=as_json)
 
 
 @service.command("create")
@@ -109,14 +109,14 @@ def show_service(name: str, *, as_json: bool) -> None:
 @_typ
 @_for
 @shared.as_json
-def create_service(name: str, *, verifier: str | None, as_json: bool, **given: Any) -> None:
+def create_service(name: str, *, verifier: str | None, as_json: bool, **options: Any) -> None:
     """Create a service."""
     preset = {} if verifier is None else PRESETS[verifier].fields
-    values = {"name": name, **preset, **shared.given(**given)}
+    values = {"name": name, **preset, **shared.given(**options)}
     with shared.client() as client:
-        made = client.post("services", body=values).body
-        shared.show_object(made, as_json=as_json)
-        _show_lines(client, made, verifier)
+        created = client.post("services", body=values).body
+        shared.show_object(created, as_json=as_json)
+        _show_lines(client, created, verifier)
 
 
 @service.command("set")
@@ -152,10 +152,10 @@ def create_service(name: str, *, verifier: str | None, as_json: bool, **given: A
 )
 @shared.as_json
 def set_service(
-    name: str, reset: tuple[str, ...], *, verifier: str | None, as_json: bool, **given: Any
+    name: str, reset: tuple[str, ...], *, verifier: str | None, as_json: bool, **options: Any
 ) -> None:
     """Change the given settings of the service; the others stay as they are."""
-    patch = {field: value for field, value in given.items() if value not in (None, ())}
+    patch = {field: value for field, value in options.items() if value not in (None, ())}
     preset = {} if verifier is None else PRESETS[verifier].fields
     wanted = dict.fromkeys(reset) | preset | patch
     with shared.client() as client:
@@ -172,11 +172,11 @@ def set_service(
 def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool) -> None:
     """Replace the scopes of the service with SCOPES; those that stay keep their grants."""
     with shared.client() as client:
-        found = client.get("services", name)
-        known = {scope.get("name"): scope for scope in found.body.get("scopes", ())}
+        current = client.get("services", name)
+        known = {scope.get("name"): scope for scope in current.body.get("scopes", ())}
         wanted = [known.get(scope, scope) for scope in scopes]
         changed = client.patch(
-            "services", name, body={"scopes": wanted}, etag=found.etag, **shared.forced(force)
+            "services", name, body={"scopes": wanted}, etag=current.etag, **shared.forced(force)
         ).body
     shared.show_object(changed, as_json=as_json)
 
@@ -194,10 +194,14 @@ def set_exchange(
 ) -> None:
     """Allow the exchange of tokens for the service for tokens for TARGET (RFC 8693)."""
     with shared.client() as client:
-        found = client.get("services", name)
-        kept = [each for each in found.body.get("exchanges", ()) if each.get("service") != target]
+        current = client.get("services", name)
+        kept = [
+            exchange
+            for exchange in current.body.get("exchanges", ())
+            if exchange.get("service") != target
+        ]
         wanted = kept if forbid else [*kept, {"service": target, "scopes": scopes}]
-        changed = client.patch("services", name, body={"exchanges": wanted}, etag=found.etag).body
+        changed = client.patch("services", name, body={"exchanges": wanted}, etag=current.etag).body
     shared.show_object(changed, as_json=as_json)
 
 

@@ -162,9 +162,11 @@ def _web(
     set_up = None if prepared else partial(machine.prepare, configuration, outage_log=outage_log)
 
     def begin() -> None:
-        made = make()
-        _begin(configuration, made, page, starting)
-        starting.begin(made.application, reads_in_loop=made.installation.database.reads_in_loop)
+        started = make()
+        _begin(configuration, started, page, starting)
+        starting.begin(
+            started.application, reads_in_loop=started.installation.database.reads_in_loop
+        )
         outage_log.started()
 
     if prepared:
@@ -187,7 +189,7 @@ def _begin_late(begin: Callable[[], None], set_up: Callable[[], object] | None) 
     no file, its disk or its rows are missing for a moment; a new installation in its place would
     have another admin and other keys.
     """
-    told = ""
+    reason = ""
     while True:
         # The first try is at once: a lost connection need not mean a lost database.
         try:
@@ -198,9 +200,9 @@ def _begin_late(begin: Callable[[], None], set_up: Callable[[], object] | None) 
             if isinstance(error, DatabaseUnusable):
                 if set_up is not None:
                     _give_up(error)
-                if told != error.explanation:
-                    told = error.explanation
-                    _log.warning("waiting for the database: %s", told)
+                if reason != error.explanation:
+                    reason = error.explanation
+                    _log.warning("waiting for the database: %s", reason)
             time.sleep(1)
             continue
         except Exception as error:  # noqa: BLE001 - this thread would end, and nothing would begin
@@ -218,9 +220,9 @@ def _give_up(error: Exception) -> NoReturn:
     os._exit(BOOT_ERROR)
 
 
-def _begin(configuration: Config, made: _Made, page: MetricsPage, starting: Starting) -> None:
+def _begin(configuration: Config, started: _Made, page: MetricsPage, starting: Starting) -> None:
     """Start what each process has of its own. Raises ``Unavailable``."""
-    installation, clock = made.installation, made.clock
+    installation, clock = started.installation, started.clock
     clock.start(installation.database)
     installation.signing_keys.refresh()
     installation.service_algorithms.remember()

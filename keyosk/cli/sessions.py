@@ -22,8 +22,8 @@ def session() -> None:
 def list_sessions(username: str, limit: int | None, *, as_json: bool) -> None:
     """List the refresh sessions of an account, oldest first."""
     with shared.client() as client:
-        found = list(client.items("accounts", username, "tokens", most=limit))
-    shared.show_list(found, _COLUMNS, as_json=as_json, key="id")
+        sessions = list(client.items("accounts", username, "tokens", most=limit))
+    shared.show_list(sessions, _COLUMNS, as_json=as_json, key="id")
 
 
 @session.command("revoke")
@@ -40,5 +40,5 @@ def revoke_sessions(username: str, session_ids: tuple[str, ...], *, yes: bool) -
     """End sessions and revoke their tokens; keyosk account revoke-tokens ends all of them."""
     shared.confirm(f"End {counted(len(session_ids), 'session')} of {username}?", yes=yes)
     with shared.client() as client:
-        for each in session_ids:
-            client.delete("accounts", username, "tokens", each)
+        for session_id in session_ids:
+            client.delete("accounts", username, "tokens", session_id)

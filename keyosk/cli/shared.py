@@ -85,12 +85,12 @@ def parse_object(_: click.Context, __: click.Parameter, text: str | None) -> Any
     if text is None:
         return None
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise click.BadParameter('must be a JSON object such as {"team": "blue"}.')
-    return found
+    return value
 
 
 @contextmanager
@@ -122,8 +122,8 @@ def read_password(username: str) -> str:
 def read_secret(prompt: str, *, confirm: bool = False) -> str:
     """Read a secret from a terminal, or from the next line of standard input."""
     if sys.stdin.isatty():
-        asked: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
-        return asked
+        secret: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
+        return secret
     return read_line()
 
 
@@ -223,8 +223,10 @@ def fitting(text: str) -> str:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     is_utf8 = encoding.lower().replace("-", "") == "utf8"
     return "".join(
-        each if each.isascii() or (is_utf8 and not _steers(each)) else json.dumps(each)[1:-1]
-        for each in text.replace("\x7f", "\\u007f")
+        character
+        if character.isascii() or (is_utf8 and not _steers(character))
+        else json.dumps(character)[1:-1]
+        for character in text.replace("\x7f", "\\u007f")
     )
 
 
@@ -233,7 +235,9 @@ def printable(text: str) -> str:
 
     SECURITY: names and messages may come from other users or a hostile server.
     """
-    return "".join(json.dumps(each)[1:-1] if _steers(each) else each for each in text)
+    return "".join(
+        json.dumps(character)[1:-1] if _steers(character) else character for character in text
+    )
 
 
 def show_object(shape: Mapping[str, Any], *, as_json: bool, key: str = "") -> None:

@@ -30,8 +30,8 @@ class _TakesKid(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, with each that can only be a ``kid`` behind ``--``."""
         if "--" not in args:
-            kids = [each for each in args if _KID.fullmatch(each)]
-            args = [*(each for each in args if each not in kids), "--", *kids]
+            kids = [argument for argument in args if _KID.fullmatch(argument)]
+            args = [*(argument for argument in args if argument not in kids), "--", *kids]
         return super().parse_args(ctx, args)
 
 
@@ -46,8 +46,8 @@ def signing_key() -> None:
 def list_keys(*, as_json: bool) -> None:
     """List the signing keys, oldest first, without their private keys."""
     with shared.client() as client:
-        found = list(client.items("signing-keys"))
-    shared.show_list(found, _COLUMNS, as_json=as_json, key="kid")
+        keys = list(client.items("signing-keys"))
+    shared.show_list(keys, _COLUMNS, as_json=as_json, key="kid")
 
 
 @signing_key.command("rotate")

@@ -38,7 +38,7 @@ def show_list(columns: Sequence[str], rows: Sequence[Sequence[str]], *, spare: s
     still is too little, each object becomes a block of lines.
     """
     console = _console()
-    kept = [each for each in columns if each != spare]
+    kept = [column for column in columns if column != spare]
     with console.capture() as capture:
         tables = (
             _table(names, [[row[columns.index(name)] for name in names] for row in rows])

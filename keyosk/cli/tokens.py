@@ -100,24 +100,24 @@ def explain_token(
         **({} if scope is None else {"scope": scope}),
     }
     with shared.client() as client:
-        found = client.post("auth", "explain", body=body).body
+        explanation = client.post("auth", "explain", body=body).body
     if as_json:
-        shared.show_json(found)
+        shared.show_json(explanation)
         return
     lines = []
-    if found.get("claims") is None:
-        why = found.get("message", found.get("error_description"))
-        lines.append(f"No token: {found.get('error')}. {why}")
+    if explanation.get("claims") is None:
+        why = explanation.get("message", explanation.get("error_description"))
+        lines.append(f"No token: {explanation.get('error')}. {why}")
     else:
-        lines.append(f"A token of {found.get('size')} bytes with these claims:")
-        lines += json.dumps(found["claims"], ensure_ascii=False, indent=2).splitlines()
-    for each in found.get("scopes", ()):
+        lines.append(f"A token of {explanation.get('size')} bytes with these claims:")
+        lines += json.dumps(explanation["claims"], ensure_ascii=False, indent=2).splitlines()
+    for each in explanation.get("scopes", ()):
         lines.append(f"has   {each.get('name')}  through {each.get('through')}")
-    for each in found.get("missing", ()):
+    for each in explanation.get("missing", ()):
         lines.append(f"lacks {each.get('name')}  {each.get('reason')}: {each.get('message')}")
     for line in lines:
         click.echo(shared.printable(line))
-    if api_key is None and found.get("reason") == "no_password":
+    if api_key is None and explanation.get("reason") == "no_password":
         click.echo(
             shared.printable(
                 f"For a login by API key, add --api-key ID; the ids: keyosk api-key list {username}"

@@ -120,7 +120,7 @@ def verify_service(
         with service_check.served(kit, host, port, jku=_JKU):
             report = service_check.check(url, kit, revocations=revocations, scope=scope, wait=wait)
         _keep(client, service, url, report)
-    rows = [asdict(each) for each in report.findings]
+    rows = [asdict(finding) for finding in report.findings]
     if junit is not None:
         with outputs.written(junit) as write:
             write(service_check.junit(report, url))
@@ -141,7 +141,7 @@ def _keep(client: "Client", service: str, url: str, report: "Report") -> None:
         "url": re.sub("//[^/?#]*@", "//", re.split("[?#]", url)[0]),
         "passed": report.passed,
         "verdict": report.summary.replace(url, "the URL")[:2_000],
-        "failed": [each.token for each in report.findings if each.is_bad][:100],
+        "failed": [finding.token for finding in report.findings if finding.is_bad][:100],
     }
     try:
         client.put("services", service, "verification", body=body)
@@ -174,6 +174,6 @@ def _loopback(bind: str) -> tuple[str, int]:
 
 def _shapes(kit: "Kit") -> list[dict[str, Any]]:
     return [
-        {"name": each.name, "good": each.good, "flaw": each.flaw, "token": each.text}
-        for each in kit.samples
+        {"name": sample.name, "good": sample.good, "flaw": sample.flaw, "token": sample.text}
+        for sample in kit.samples
     ]

@@ -43,17 +43,17 @@ _EVERYWHERE: Final = (
 def accounts(visit: Visit) -> Response:
     """List accounts, and search them."""
     query = {name: request.args.get(name, "")[:1000] for name in _FILTERS}
-    asked = query
+    filters = query
     if len(query["q"]) >= SHORTEST:  # a shorter text matches nearly everything
-        asked = {**query, "q": "", "contains": query["q"]}
-    found = visit.api.get("/accounts", **asked, limit=_FOUND).body
-    items, following = found["items"], found["next"]
+        filters = {**query, "q": "", "contains": query["q"]}
+    page = visit.api.get("/accounts", **filters, limit=_FOUND).body
+    items, following = page["items"], page["next"]
     is_cut = following is not None and len(items) < _FOUND
     if is_cut and not query["cursor"]:
         # A search by prefix is fast for any number of accounts.
         first = visit.api.get("/accounts", **query, limit=_FOUND).body["items"]
-        known = {each["id"] for each in first}
-        items = first + [each for each in items if each["id"] not in known]
+        known = {account["id"] for account in first}
+        items = first + [account for account in items if account["id"] not in known]
     looked_at = LOOKED_AT if is_cut else None
     return show("accounts.html", query=query, looked_at=looked_at, **pages_of(items, following))
 
@@ -65,8 +65,8 @@ def create(visit: Visit) -> Response:
         body["display_name"] = text("display_name")
     if request.form.get("password"):
         body["password"] = request.form["password"]
-    made = visit.api.send("POST", "/accounts", body, once=text("once")).body
-    return go(f"/console/accounts/{made['id']}", "created")
+    account = visit.api.send("POST", "/accounts", body, once=text("once")).body
+    return go(f"/console/accounts/{account['id']}", "created")
 
 
 def account(visit: Visit, reference: str) -> Response:
@@ -81,11 +81,11 @@ def me(visit: Visit) -> Response:
 
 def _account(visit: Visit, reference: str) -> Response:
     path = _path(reference)
-    found = visit.api.get(path)
-    shown = found.body
-    own = visit.is_own(shown["id"])
-    held = visit.api.get(f"{path}/grants").body
-    grants = [(kind, each) for kind in ("role", "scope") for each in held[f"{kind}s"]]
+    response = visit.api.get(path)
+    account = response.body
+    own = visit.is_own(account["id"])
+    direct_grants = visit.api.get(f"{path}/grants").body
+    grants = [(kind, grant) for kind in ("role", "scope") for grant in direct_grants[f"{kind}s"]]
     start = _number("grants")
     shown_lists: dict[str, Any] = {}
     for name, below in _LISTS.items():
@@ -94,20 +94,20 @@ def _account(visit: Visit, reference: str) -> Response:
     events = []
     if visit.can("keyosk:audit:read"):
         events = visit.api.get(
-            "/audit", target=f"account/{shown['id']}", sort="-sequence", limit=_EVENTS
+            "/audit", target=f"account/{account['id']}", sort="-sequence", limit=_EVENTS
         ).body["items"]
     return show(
         "account.html",
-        account=shown,
-        reference="me" if reference == "me" else shown["id"],
-        tag=found.tag,
+        account=account,
+        reference="me" if reference == "me" else account["id"],
+        tag=response.tag,
         own=own,
-        must_confirm=_must_confirm(visit, shown["id"]),
+        must_confirm=_must_confirm(visit, account["id"]),
         rows=_ROWS,
         grants=grants[start : start + _ROWS],
         more_grants=query_with(grants=start + _ROWS if len(grants) > start + _ROWS else None),
         uses=visit.api.get(f"{path}/scopes").body["items"],
-        explained=_explained(visit.api, shown["id"], has_password=shown["has_password"]),
+        explained=_explained(visit.api, account["id"], has_password=account["has_password"]),
         **shown_lists,
         factors=visit.api.get(f"{path}/second-factors", limit=50).body["items"],
         events_of=events,
@@ -115,8 +115,8 @@ def _account(visit: Visit, reference: str) -> Response:
 
 
 def _number(name: str) -> int:
-    given = request.args.get(name, "")[:9]
-    return int(given) if given.isdecimal() else 0
+    text = request.args.get(name, "")[:9]
+    return int(text) if text.isdecimal() else 0
 
 
 def _explained(api: Api, account_id: str, *, has_password: bool) -> Mapping[str, Any] | None:

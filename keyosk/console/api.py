@@ -81,8 +81,8 @@ class Api:
 
     def get(self, path: str, **query: str | int | None) -> Reply:
         """Send a GET request; parameters without a value are left out. Raises ``Refused``."""
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        return self._call("GET", path, query=urlencode(given))
+        parameters = {name: value for name, value in query.items() if value not in (None, "")}
+        return self._call("GET", path, query=urlencode(parameters))
 
     def send(
         self,
@@ -106,8 +106,8 @@ class Api:
 
     def stream(self, path: str, **query: str) -> "Stream":
         """Send a GET request; the caller closes the streamed response. Raises ``Refused``."""
-        given = urlencode({name: value for name, value in query.items() if value})
-        status, sent, pieces = self._begin("GET", path, given)
+        parameters = urlencode({name: value for name, value in query.items() if value})
+        status, sent, pieces = self._begin("GET", path, parameters)
         if status >= 400:
             raise Refused(status, json.loads(_read(pieces)), sent.get("retry-after"))
         return Stream(pieces)
@@ -127,11 +127,11 @@ class Api:
             Stream(pieces).close()
             raise _not_found()
         content = _read(pieces)
-        found = json.loads(content) if content else {}
+        parsed = json.loads(content) if content else {}
         if status >= 400:
-            raise Refused(status, found, sent.get("retry-after"))
+            raise Refused(status, parsed, sent.get("retry-after"))
         return Reply(
-            found,
+            parsed,
             sent.get("effective-at-latest"),
             sent.get("etag", "").strip('"') or None,
             sent.get("x-total-count"),

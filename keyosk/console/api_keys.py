@@ -38,11 +38,11 @@ def find(visit: Visit) -> Response:
     return _list(visit, visit.api.send("POST", "/api-keys/find", {"secret": secret}).body)
 
 
-def _list(visit: Visit, found: Mapping[str, Any] | None = None) -> Response:
+def _list(visit: Visit, new_key: Mapping[str, Any] | None = None) -> Response:
     query = {name: request.args.get(name, "").strip()[:1000] for name in _FILTERS}
     listed = visit.api.get("/api-keys", **query, limit=50).body
     return show(
-        "api_keys.html", query=query, found=found, **pages_of(listed["items"], listed["next"])
+        "api_keys.html", query=query, found=new_key, **pages_of(listed["items"], listed["next"])
     )
 
 
@@ -60,8 +60,8 @@ def create(visit: Visit, reference: str) -> Response:
             body[name] = lines(name)
     if text("expires_at"):
         body["expires_at"] = text("expires_at")
-    made = visit.api.send("POST", _path(reference), body, once=text("once"))
-    return show("secret.html", key=made.body, reference=reference, is_rotated=False)
+    response = visit.api.send("POST", _path(reference), body, once=text("once"))
+    return show("secret.html", key=response.body, reference=reference, is_rotated=False)
 
 
 def rotate(visit: Visit, reference: str, key: str) -> Response:
@@ -77,8 +77,8 @@ def rotate(visit: Visit, reference: str, key: str) -> Response:
     if page is not None:
         return page
     path = f"{_path(reference)}/{segment(key)}/rotate"
-    made = visit.api.send("POST", path, proof(own), once=text("once"))
-    return show("secret.html", key=made.body, reference=reference, is_rotated=True)
+    response = visit.api.send("POST", path, proof(own), once=text("once"))
+    return show("secret.html", key=response.body, reference=reference, is_rotated=True)
 
 
 def end(visit: Visit, reference: str, key: str) -> Response:
@@ -114,10 +114,10 @@ def allow(visit: Visit, reference: str, key: str) -> Response:
     if page is not None:
         return page
     path = f"{_path(reference)}/{segment(key)}"
-    found = visit.api.get(path)
-    if found.body["scopes"] is not None:  # otherwise it would be limited to none
-        body = {"scopes": [*found.body["scopes"], scope], **proof(own)}
-        visit.api.send("PATCH", path, body, tag=found.tag)
+    response = visit.api.get(path)
+    if response.body["scopes"] is not None:  # otherwise it would be limited to none
+        body = {"scopes": [*response.body["scopes"], scope], **proof(own)}
+        visit.api.send("PATCH", path, body, tag=response.tag)
     return _back(reference, "saved")
 
 

@@ -246,8 +246,8 @@ def _open(installation: Installation, api: WSGIApplication) -> Response | None:
 
 
 def _with_visit(view: Any, **path: str) -> Response:
-    found: Response = view(g.visit, **path)
-    return found
+    response: Response = view(g.visit, **path)
+    return response
 
 
 def _to_login() -> Response:
@@ -291,11 +291,11 @@ def _failed(error: Exception) -> Response:
         if error.retry_after:
             response.headers["Retry-After"] = error.retry_after
         return response
-    told = errors.response_to(error)
-    response = _error_page(told.status_code, json.loads(told.get_data()))
+    problem = errors.response_to(error)
+    response = _error_page(problem.status_code, json.loads(problem.get_data()))
     for name in ("Retry-After", "Allow"):
-        if name in told.headers:
-            response.headers[name] = told.headers[name]
+        if name in problem.headers:
+            response.headers[name] = problem.headers[name]
     return response
 
 

@@ -26,14 +26,14 @@ def attack(visit: Visit) -> Response:
     back = request.args.get("back", "hour")
     now = int(visit.installation.clock())
     since = rfc3339(now - _BACK.get(back, _BACK["hour"]))
-    found = visit.api.get("/login-failures", since=since).body
+    failures = visit.api.get("/login-failures", since=since).body
     step = 3_600 if back == "day" else 300
     activity = visit.api.get("/activity", since=since, step=step).body["items"]
     refused = visit.api.get("/audit", action="rule.refused", sort="-sequence", limit=20).body
     return show(
         "attack.html",
         back=back if back in _BACK else "hour",
-        found=found,
+        found=failures,
         tokens=_reasons(activity, "tokens_refused"),
         logins=_reasons(activity, "logins_refused"),
         refused=refused["items"],
@@ -45,8 +45,8 @@ def attack(visit: Visit) -> Response:
 
 def _following(back: str) -> str | None:
     """Return the query of the next update, ``None`` once it is paused."""
-    given = request.args.get("look", "1")
-    look = int(given) if given.isdecimal() and len(given) < 4 else 0
+    text = request.args.get("look", "1")
+    look = int(text) if text.isdecimal() and len(text) < 4 else 0
     return urlencode({"back": back, "look": look + 1}) if 0 < look < _UPDATES else None
 
 

@@ -17,17 +17,17 @@ def audit(visit: Visit) -> Response:
     query = _query()
     # With a period, read only the rows of that period.
     sort = "-time" if query["since"] or query["until"] else "-sequence"
-    found = visit.api.get(
+    page = visit.api.get(
         "/audit", **query, cursor=request.args.get("cursor"), sort=sort, limit=50
     ).body
-    given = {name: value for name, value in query.items() if value}
+    filters = {name: value for name, value in query.items() if value}
     return show(
         "audit.html",
         query=query,
         chain=visit.api.get("/audit/chain").body,
-        export=f"{EXPORT}?{urlencode(given)}" if given else EXPORT,
+        export=f"{EXPORT}?{urlencode(filters)}" if filters else EXPORT,
         difference=difference,
-        **pages_of(found["items"], found["next"]),
+        **pages_of(page["items"], page["next"]),
     )
 
 

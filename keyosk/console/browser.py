@@ -99,8 +99,8 @@ def form_token(secret: str) -> str:
 
 def check_token(request: Request, expected: str) -> None:
     """Refuse a form without the token. Raises ``Forbidden``."""
-    shown = request.form.get(TOKEN, "")
-    if not hmac.compare_digest(shown.encode("utf-8", "replace"), expected.encode()):
+    token = request.form.get(TOKEN, "")
+    if not hmac.compare_digest(token.encode("utf-8", "replace"), expected.encode()):
         raise Forbidden(_FOREIGN)
 
 

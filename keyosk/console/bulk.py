@@ -64,7 +64,7 @@ def act(visit: Visit) -> Response:
     what = _ACTS.get(text("act"))
     if what is None:
         raise Invalid.field("act", "must be one of " + ", ".join(_ACTS))
-    names = [_name(visit.api, each) for each in chosen[:_NAMED]]
+    names = [_name(visit.api, username) for username in chosen[:_NAMED]]
     more = len(chosen) - len(names)
     page = unconfirmed(
         visit,
@@ -74,13 +74,13 @@ def act(visit: Visit) -> Response:
     )
     if page is not None:
         return page
-    outcomes = [_outcome(visit.api, what, each) for each in chosen]
+    outcomes = [_outcome(visit.api, what, username) for username in chosen]
     return show(
         "bulk.html",
         title=what.button,
         outcomes=outcomes,
-        refused=sum(1 for each in outcomes if each["fault"]),
-        at=max((each["at"] for each in outcomes if each["at"]), default=None),
+        refused=sum(1 for username in outcomes if username["fault"]),
+        at=max((username["at"] for username in outcomes if username["at"]), default=None),
     )
 
 

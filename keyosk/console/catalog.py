@@ -21,8 +21,8 @@ _ACCEPTS: Final[Mapping[str, str]] = {
 
 def services(visit: Visit) -> Response:
     """List services."""
-    found = visit.api.get("/services", cursor=request.args.get("cursor"), sort="name").body
-    return show("services.html", **pages_of(found["items"], found["next"]))
+    page = visit.api.get("/services", cursor=request.args.get("cursor"), sort="name").body
+    return show("services.html", **pages_of(page["items"], page["next"]))
 
 
 def create_service(visit: Visit) -> Response:
@@ -30,30 +30,30 @@ def create_service(visit: Visit) -> Response:
     body: dict[str, Any] = {"name": text("name"), "scopes": lines("scopes") or []}
     if text("audience"):
         body["audience"] = text("audience")
-    made = visit.api.send("POST", "/services", body, once=text("once")).body
-    return go(f"/console/services/{segment(made['name'])}", "created")
+    service = visit.api.send("POST", "/services", body, once=text("once")).body
+    return go(f"/console/services/{segment(service['name'])}", "created")
 
 
 def service(visit: Visit, name: str) -> Response:
     """Show one service: its scopes and who holds them, and its token settings."""
-    found = visit.api.get(f"/services/{segment(name)}")
+    response = visit.api.get(f"/services/{segment(name)}")
     scope = request.args.get("scope", "")
-    named = found.body["name"]
+    named = response.body["name"]
     incoming = visit.api.get("/services", exchanges_for=named, sort="name", limit=_HOLDERS).body
-    before = [each["name"] for each in incoming["items"]]
-    after = [each["service"] for each in found.body["exchanges"]]
+    before = [exchange["name"] for exchange in incoming["items"]]
+    after = [exchange["service"] for exchange in response.body["exchanges"]]
     issuer = visit.installation.issuer
     return show(
         "service.html",
-        service=found.body,
-        accepts=_accepted(found.body["accepts"]),
+        service=response.body,
+        accepts=_accepted(response.body["accepts"]),
         exchanged_from=before,
         picture=drawing.exchanges(named, before, after),
         guides=[
-            (guide.name, protection.filled(guide, issuer, found.body))
+            (guide.name, protection.filled(guide, issuer, response.body))
             for guide in protection.GUIDES
         ],
-        tag=found.tag,
+        tag=response.tag,
         verification=_verification(visit, named),
         scope=scope,
         holders=_holders(visit, scope) if scope else None,
@@ -86,14 +86,12 @@ def switch_service(visit: Visit, name: str) -> Response:
 def roles(visit: Visit) -> Response:
     """List roles, and find who may do what."""
     scope = request.args.get("scope", "")
-    found = visit.api.get(
-        "/roles", cursor=request.args.get("cursor"), sort="name", scope=scope
-    ).body
+    page = visit.api.get("/roles", cursor=request.args.get("cursor"), sort="name", scope=scope).body
     return show(
         "roles.html",
         scope=scope,
         holders=_holders(visit, scope) if scope else None,
-        **pages_of(found["items"], found["next"]),
+        **pages_of(page["items"], page["next"]),
     )
 
 
@@ -102,17 +100,19 @@ def create_role(visit: Visit) -> Response:
     body = {"name": text("name"), "scopes": lines("scopes") or []}
     if text("description"):
         body["description"] = text("description")
-    made = visit.api.send("POST", "/roles", body, once=text("once")).body
-    return go(f"/console/roles/{segment(made['name'])}", "created")
+    role = visit.api.send("POST", "/roles", body, once=text("once")).body
+    return go(f"/console/roles/{segment(role['name'])}", "created")
 
 
 def role(visit: Visit, name: str) -> Response:
     """Show one role: its scopes, and who has it."""
-    found = visit.api.get(f"/roles/{segment(name)}")
+    response = visit.api.get(f"/roles/{segment(name)}")
     holders = None
     if visit.can("keyosk:accounts:read"):
-        holders = visit.api.get("/accounts", role=found.body["name"], limit=_HOLDERS).body["items"]
-    return show("role.html", role=found.body, tag=found.tag, holders=holders)
+        holders = visit.api.get("/accounts", role=response.body["name"], limit=_HOLDERS).body[
+            "items"
+        ]
+    return show("role.html", role=response.body, tag=response.tag, holders=holders)
 
 
 def change_role(visit: Visit, name: str) -> Response:
@@ -160,10 +160,10 @@ def _verification(visit: Visit, name: str) -> dict[str, Any] | None:
 def _holders(visit: Visit, scope: str) -> list[dict[str, Any]] | None:
     if not visit.can("keyosk:accounts:read"):
         return None
-    found: list[dict[str, Any]] = visit.api.get("/accounts", scope=scope, limit=_HOLDERS).body[
+    accounts: list[dict[str, Any]] = visit.api.get("/accounts", scope=scope, limit=_HOLDERS).body[
         "items"
     ]
-    return found
+    return accounts
 
 
 PAGES: Final = (

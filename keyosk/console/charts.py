@@ -50,5 +50,5 @@ def chart(name: str, title: str, counts: Sequence[int], *, minutes: int) -> Char
 
 def per_minute(count: int, minutes: int) -> str:
     """Return a count over some minutes as one per minute."""
-    each = count / minutes
-    return f"{each:.0f}" if each >= 10 or each == int(each) else f"{each:.1f}"
+    rate = count / minutes
+    return f"{rate:.0f}" if rate >= 10 or rate == int(rate) else f"{rate:.1f}"

@@ -64,11 +64,11 @@ class Exchanges:
 def time_line(keys: Sequence[Mapping[str, Any]], now: float) -> TimeLine | None:
     """Return the lives of the published keys and of the latest past ones."""
     past = [key for key in keys if key["state"] not in ("next", "active", "retired")][-_PAST:]
-    shown = [key for key in keys if key["state"] in ("next", "active", "retired") or key in past]
-    if not shown:
+    visible = [key for key in keys if key["state"] in ("next", "active", "retired") or key in past]
+    if not visible:
         return None
     moments = [int(now) + _DAY]
-    for key in shown:
+    for key in visible:
         names = ("published_at", "active_from", "retired_at", "gone_at")
         moments += [_seconds(key[name]) for name in names if key[name]]
     begin, end = min(moments), max(moments)
@@ -92,7 +92,7 @@ def time_line(keys: Sequence[Mapping[str, Any]], now: float) -> TimeLine | None:
             ),
             words=_words(key),
         )
-        for key in shown
+        for key in visible
     ]
     return TimeLine(rfc3339(begin), rfc3339(end), place(now), tuple(lives))
 

@@ -21,7 +21,7 @@ def explain(visit: Visit) -> Response:
         name: request.args.get(name, "").strip()[:1000]
         for name in ("account", "api_key", "audience", "scope")
     }
-    found, fault = None, None
+    explanation, fault = None, None
     if "account" in request.args:
         body: dict[str, Any] = {"account": query["account"] or visit.principal.account_id}
         if query["api_key"] == _WORKLOAD:
@@ -33,7 +33,7 @@ def explain(visit: Visit) -> Response:
         if query["scope"]:
             body["scope"] = query["scope"]
         try:
-            found = visit.api.send("POST", "/auth/explain", body).body
+            explanation = visit.api.send("POST", "/auth/explain", body).body
         except Refused as error:
             if error.status not in (404, 422):
                 raise
@@ -41,7 +41,7 @@ def explain(visit: Visit) -> Response:
     return show(
         "explain.html",
         query=query,
-        found=found,
+        found=explanation,
         fault=fault,
         granted=_GRANTED,
         asked=_ASKED,
@@ -55,10 +55,10 @@ def _keys(visit: Visit, account: str) -> list[dict[str, Any]]:
     """Return the API keys of the account, to choose from."""
     path = f"/accounts/{segment(account or 'me')}/api-keys"
     try:
-        found: list[dict[str, Any]] = visit.api.get(path, limit=_KEYS).body["items"]
+        keys: list[dict[str, Any]] = visit.api.get(path, limit=_KEYS).body["items"]
     except Refused:  # there is no such account, or they may not see it
         return []
-    return found
+    return keys
 
 
 PAGES: Final = (Page("GET", "/console/explain", explain),)

@@ -20,8 +20,8 @@ _END_TOKENS: Final = (
 
 def issuers(visit: Visit) -> Response:
     """List issuers."""
-    found = visit.api.get("/issuers", cursor=request.args.get("cursor"), sort="name").body
-    return show("issuers.html", presets=PRESETS, **pages_of(found["items"], found["next"]))
+    page = visit.api.get("/issuers", cursor=request.args.get("cursor"), sort="name").body
+    return show("issuers.html", presets=PRESETS, **pages_of(page["items"], page["next"]))
 
 
 def create(visit: Visit) -> Response:
@@ -41,8 +41,8 @@ def create(visit: Visit) -> Response:
     )
     if page is not None:
         return page
-    made = visit.api.send("POST", "/issuers", body, once=text("once")).body
-    return go(f"/console{_path(made['name'])}", "created")
+    issuer = visit.api.send("POST", "/issuers", body, once=text("once")).body
+    return go(f"/console{_path(issuer['name'])}", "created")
 
 
 def issuer(visit: Visit, name: str) -> Response:
@@ -65,13 +65,13 @@ def try_token(visit: Visit, name: str) -> Response:
 
 def _issuer(visit: Visit, name: str, report: Mapping[str, Any] | None = None) -> Response:
     path = _path(name)
-    found = visit.api.get(path)
+    response = visit.api.get(path)
     rules = visit.api.get(f"{path}/rules", cursor=request.args.get("cursor"), sort="name").body
-    preset = PRESETS.get(found.body["preset"] or "")
+    preset = PRESETS.get(response.body["preset"] or "")
     return show(
         "issuer.html",
-        issuer=found.body,
-        tag=found.tag,
+        issuer=response.body,
+        tag=response.tag,
         note=preset.note if preset else None,
         report=report,
         **pages_of(rules["items"], rules["next"]),
@@ -130,16 +130,16 @@ def create_rule(visit: Visit, name: str) -> Response:
     if page is not None:
         return page
     path = f"{_path(name)}/rules"
-    made = visit.api.send("POST", path, body, once=text("once")).body
-    return go(f"/console{path}/{segment(made['name'])}", "created")
+    rule = visit.api.send("POST", path, body, once=text("once")).body
+    return go(f"/console{path}/{segment(rule['name'])}", "created")
 
 
 def rule(visit: Visit, name: str, rule_name: str) -> Response:
     """Show one rule."""
-    found = visit.api.get(_rule_path(name, rule_name))
+    response = visit.api.get(_rule_path(name, rule_name))
     issuer = visit.api.get(_path(name)).body
-    written = claims.written(found.body["claims"])
-    return show("rule.html", issuer=issuer, rule=found.body, tag=found.tag, written=written)
+    written = claims.written(response.body["claims"])
+    return show("rule.html", issuer=issuer, rule=response.body, tag=response.tag, written=written)
 
 
 def change_rule(visit: Visit, name: str, rule_name: str) -> Response:

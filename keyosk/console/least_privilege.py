@@ -21,7 +21,7 @@ def report(visit: Visit) -> Response:
     since = (now - timedelta(days=DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
     # One filter each, so that its index serves the list.
     unlimited, unused = {"limits": "none"}, {"unused_since": since}
-    asleep = {"last_login_before": since, "enabled": "true"}
+    inactive = {"last_login_before": since, "enabled": "true"}
     return show(
         "least_privilege.html",
         days=DAYS,
@@ -30,7 +30,7 @@ def report(visit: Visit) -> Response:
         unused=visit.api.get("/api-keys", **unused, limit=_ROWS).body,
         unused_scopes=_unused_scopes(visit.api, DAYS),
         all_unused=urlencode(unused),
-        asleep=urlencode(asleep),
+        inactive=urlencode(inactive),
         admins=_admins(visit.api, since) if visit.can("keyosk:services:read") else None,
     )
 
@@ -44,14 +44,16 @@ def _unused_scopes(api: Api, days: int) -> dict[str, Any]:
 
 def _admins(api: Api, since: str) -> list[dict[str, Any]]:
     """Return the holders of Keyosk's own scopes, with these scopes."""
-    found: dict[str, dict[str, Any]] = {}
+    rows_by_id: dict[str, dict[str, Any]] = {}
     for scope in api.get("/services/keyosk/scopes").body["scopes"]:
         page = api.get("/accounts", scope=scope["name"], limit=_ROWS).body
         for account in page["items"]:
-            row = found.setdefault(account["id"], {**account, "holds": [], "is_asleep": False})
+            row = rows_by_id.setdefault(
+                account["id"], {**account, "holds": [], "is_inactive": False}
+            )
             row["holds"].append(scope["name"])
-            row["is_asleep"] = (account["last_login_at"] or account["created_at"]) < since
-    rows = sorted(found.values(), key=lambda row: str(row["username"]))[:_ADMINS]
+            row["is_inactive"] = (account["last_login_at"] or account["created_at"]) < since
+    rows = sorted(rows_by_id.values(), key=lambda row: str(row["username"]))[:_ADMINS]
     for row in rows:
         factors = api.get(f"/accounts/{row['id']}/second-factors", limit=1).body["items"]
         # A machine has no login to the console.

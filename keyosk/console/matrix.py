@@ -28,25 +28,25 @@ def matrix(visit: Visit) -> Response:
         for name in ("service", "rows", "scope", "q", "cursor", "first")
     }
     if not query["service"]:
-        found = visit.api.get("/services", cursor=query["cursor"], sort="name").body
+        page = visit.api.get("/services", cursor=query["cursor"], sort="name").body
         return show(
-            "matrix.html", query=query, service=None, **pages_of(found["items"], found["next"])
+            "matrix.html", query=query, service=None, **pages_of(page["items"], page["next"])
         )
     service = visit.api.get(f"/services/{segment(query['service'])}").body
     scopes = [scope["name"] for scope in service["scopes"]]
     first = int(query["first"][:6]) if query["first"].isdecimal() else 0
-    shown = scopes[first : first + _COLUMNS]
+    columns = scopes[first : first + _COLUMNS]
     of_accounts = query["rows"] == "accounts"
     if of_accounts and not visit.can(_ACCOUNTS_READ):
         raise Forbidden(f"This takes the scope {_ACCOUNTS_READ}.")
-    rows, following = (_accounts if of_accounts else _roles)(visit.api, query, shown)
+    rows, following = (_accounts if of_accounts else _roles)(visit.api, query, columns)
     more_columns = first + _COLUMNS if len(scopes) > first + _COLUMNS else None
     return show(
         "matrix.html",
         query=query,
         service=service,
         of_accounts=of_accounts,
-        scopes=shown,
+        scopes=columns,
         total=len(scopes),
         columns=query_with(first=more_columns),
         **pages_of(rows, following),
@@ -56,16 +56,16 @@ def matrix(visit: Visit) -> Response:
 def _roles(
     api: Api, query: Mapping[str, str], scopes: list[str]
 ) -> tuple[list[dict[str, Any]], str | None]:
-    found = api.get("/roles", cursor=query["cursor"], sort="name", scope=query["scope"]).body
+    page = api.get("/roles", cursor=query["cursor"], sort="name", scope=query["scope"]).body
     rows = [
         {
             "path": f"/console/roles/{segment(role['name'])}",
             "name": role["name"],
             "cells": [["yes"] if scope in role["scopes"] else [] for scope in scopes],
         }
-        for role in found["items"]
+        for role in page["items"]
     ]
-    return rows, found["next"]
+    return rows, page["next"]
 
 
 def _accounts(
@@ -73,15 +73,15 @@ def _accounts(
 ) -> tuple[list[dict[str, Any]], str | None]:
     name = "contains" if len(query["q"]) >= SHORTEST else "q"
     filters = {"scope": query["scope"], name: query["q"], "cursor": query["cursor"]}
-    found = api.get("/accounts", **filters, limit=_ROWS).body
-    held = {
+    page = api.get("/accounts", **filters, limit=_ROWS).body
+    grants_of = {
         account["id"]: api.get(f"/accounts/{account['id']}/grants").body
-        for account in found["items"]
+        for account in page["items"]
     }
-    by_role = _by_role(api, scopes) if any(grants["roles"] for grants in held.values()) else {}
+    by_role = _by_role(api, scopes) if any(grants["roles"] for grants in grants_of.values()) else {}
     rows = []
-    for account in found["items"]:
-        through = _through(held[account["id"]], by_role)
+    for account in page["items"]:
+        through = _through(grants_of[account["id"]], by_role)
         rows.append(
             {
                 "path": f"/console/accounts/{account['id']}",
@@ -89,27 +89,27 @@ def _accounts(
                 "cells": [through.get(scope, []) for scope in scopes],
             }
         )
-    return rows, found["next"]
+    return rows, page["next"]
 
 
 def _by_role(api: Api, scopes: list[str]) -> dict[str, list[str]]:
     """Return the scopes of each role that has any of them."""
-    found: dict[str, list[str]] = {}
+    scopes_by_role: dict[str, list[str]] = {}
     for scope in scopes:
         cursor = None
         while True:
             page = api.get("/roles", scope=scope, limit=200, cursor=cursor).body
             for role in page["items"]:
-                found.setdefault(role["name"], []).append(scope)
+                scopes_by_role.setdefault(role["name"], []).append(scope)
             cursor = page["next"]
             if cursor is None:
                 break
-    return found
+    return scopes_by_role
 
 
 def _through(grants: Mapping[str, Any], by_role: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Return the grant or role through which each scope is held."""
-    held: dict[str, list[str]] = {}
+    sources: dict[str, list[str]] = {}
     for kind in ("scopes", "roles"):
         for grant in grants[kind]:
             limited = {"name": grant} if isinstance(grant, str) else grant
@@ -120,8 +120,8 @@ def _through(grants: Mapping[str, Any], by_role: Mapping[str, list[str]]) -> dic
             if limited.get("until"):
                 words.append(f"until {limited['until'][:10]}")
             for scope in by_role.get(name, ()) if kind == "roles" else (name,):
-                held.setdefault(scope, []).append(" ".join(words))
-    return held
+                sources.setdefault(scope, []).append(" ".join(words))
+    return sources
 
 
 PAGES: Final = (Page("GET", "/console/matrix", matrix),)

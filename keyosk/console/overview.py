@@ -53,7 +53,7 @@ def overview(visit: Visit) -> Response:
 def _keys(visit: Visit) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the first API keys that expire soon or are unused, with links to all."""
     now = int(visit.installation.clock())
-    found = []
+    keys = []
     for query in (
         {
             "expires_after": rfc3339(now),
@@ -64,9 +64,9 @@ def _keys(visit: Visit) -> tuple[dict[str, Any], dict[str, Any]]:
         items = visit.api.get("/api-keys", limit=2 * _KEYS, **query).body["items"]
         # Without disabled keys. They are removed here, because a second filter would double the
         # cost.
-        shown = [key for key in items if key["enabled"]][:_KEYS]
-        found.append({"items": shown, "query": query})
-    return found[0], found[1]
+        enabled = [key for key in items if key["enabled"]][:_KEYS]
+        keys.append({"items": enabled, "query": query})
+    return keys[0], keys[1]
 
 
 def _activity(visit: Visit) -> dict[str, Any]:
@@ -119,19 +119,19 @@ def _state(visit: Visit, active: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     if not visit.can("keyosk:admin"):
         return {"database": None, "findings": [], "rotation": None}
     checks = visit.api.get("/diagnosis").body["checks"]
-    settings = {each["name"]: each["value"] for each in visit.api.get("/settings").body["items"]}
+    settings = {row["name"]: row["value"] for row in visit.api.get("/settings").body["items"]}
     days = int(settings["KEYOSK_KEY_ROTATION_DAYS"])
     began = [key["active_from"] for key in active if key["active_from"]]
     return {
-        "database": next((each["found"] for each in checks if each["part"] == "database"), None),
-        "findings": [each for each in checks if each["status"] in ("warning", "wrong")],
+        "database": next((check["found"] for check in checks if check["part"] == "database"), None),
+        "findings": [check for check in checks if check["status"] in ("warning", "wrong")],
         "rotation": _later(min(began), days) if began and days else None,
     }
 
 
 def _later(moment: str, days: int) -> str:
-    found = datetime.fromisoformat(moment).astimezone(UTC) + timedelta(days=days)
-    return found.strftime("%Y-%m-%dT%H:%M:%SZ")
+    later = datetime.fromisoformat(moment).astimezone(UTC) + timedelta(days=days)
+    return later.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 PAGES: Final = (Page("GET", "/console", overview),)

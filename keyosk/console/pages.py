@@ -87,8 +87,8 @@ class Page:
 
 def root() -> str:
     """Return the prefix of the path of every page: the path of the issuer."""
-    found: str = g.root
-    return found
+    root_path: str = g.root
+    return root_path
 
 
 def show(template: str, status: int = 200, **values: Any) -> Response:
@@ -202,5 +202,5 @@ def query_with(**following: str | int | None) -> str | None:
     ((name, value),) = following.items()
     if value is None:
         return None
-    query = {each: text for each, text in request.args.items() if each not in ("done", "at")}
+    query = {pair: text for pair, text in request.args.items() if pair not in ("done", "at")}
     return urlencode({**query, name: value})

@@ -58,8 +58,8 @@ def sessions(visit: Visit) -> Response:
     lists = {}
     for name in ("refresh", "console"):
         cursor = request.args.get(name)
-        found = visit.api.get(f"/{name}-sessions", owner=owner, cursor=cursor, limit=_SHOWN).body
-        lists[name] = {"items": found["items"], "next_query": query_with(**{name: found["next"]})}
+        page = visit.api.get(f"/{name}-sessions", owner=owner, cursor=cursor, limit=_SHOWN).body
+        lists[name] = {"items": page["items"], "next_query": query_with(**{name: page["next"]})}
     return show("sessions.html", owner=owner, lists=lists)
 
 
@@ -74,10 +74,10 @@ def end(visit: Visit) -> Response:
 def revocations(visit: Visit) -> Response:
     """List the revocations in force, the newest first."""
     entries = visit.api.get("/auth/revocations").body["entries"]
-    shown = entries[: -_REVOCATIONS - 1 : -1]
+    newest = entries[: -_REVOCATIONS - 1 : -1]
     return show(
         "revocations.html",
-        entries=[*zip(shown, _makers(visit, shown), strict=True)],
+        entries=[*zip(newest, _makers(visit, newest), strict=True)],
         total=len(entries),
     )
 

@@ -11,18 +11,18 @@ from keyosk.console.pages import Page, Visit, go, show, text, unconfirmed
 
 def newest_keys(visit: Visit) -> list[dict[str, Any]]:
     """Return the newest signing keys, oldest first."""
-    found = visit.api.get("/signing-keys", sort="-created_at", limit=200).body["items"]
-    return list(reversed(found))
+    keys = visit.api.get("/signing-keys", sort="-created_at", limit=200).body["items"]
+    return list(reversed(keys))
 
 
 def keys(visit: Visit) -> Response:
     """Show the signing keys, past ones last."""
-    found = newest_keys(visit)
+    items = newest_keys(visit)
     order = {"next": 0, "active": 1, "retired": 2}
     return show(
         "signing_keys.html",
-        keys=sorted(found, key=lambda key: order.get(key["state"], 3)),
-        line=drawing.time_line(found, visit.installation.clock()),
+        keys=sorted(items, key=lambda key: order.get(key["state"], 3)),
+        line=drawing.time_line(items, visit.installation.clock()),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-#: The order of a search for accounts: by the name that has the prefix.
+#: The sort order of a search for accounts: by the name that begins with the text.
 MATCH: Final = "match"
 
 
@@ -30,7 +30,7 @@ class CredentialKind(StrEnum):
 
 
 class FactorKind(StrEnum):
-    """What a second factor is."""
+    """The kind of a second factor."""
 
     TOTP = "totp"
     PASSKEY = "passkey"
@@ -78,7 +78,7 @@ class ApiKey:
         scopes: The scopes that the key is limited to; ``None`` for all scopes of the account.
         networks: The networks (CIDR) that it can be used from; ``None`` for any.
         successor: The id of the key that replaced it by rotation.
-        effective_at: As of an account.
+        effective_at: As for ``Account``.
     """
 
     id: str
@@ -115,7 +115,7 @@ class Passkey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondFactor:
-    """What a person shows in addition to the password to log in to the console.
+    """What a person needs in addition to the password to log in to the console.
 
     Attributes:
         name: The name that its owner gave it.

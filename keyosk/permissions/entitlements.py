@@ -163,15 +163,19 @@ def why_missing(
             return None
         if held.service.on_request_only:
             return Reason.ON_REQUEST_ONLY
-        by_default = {each.scope for each in _by_default(current(principal, now), algorithm)}
+        by_default = {
+            candidate.scope for candidate in _by_default(current(principal, now), algorithm)
+        }
         return None if scope in by_default else Reason.OTHER_FORMAT
     if scope in available(replace(principal, limit=None), now):
         return Reason.KEY_LIMITED
     sources = {scope, ADMIN} if scope in KEYOSK_SCOPES else {scope}
-    found = {
-        why_not(principal, each, now) for each in principal.entitlements if each.scope in sources
+    reasons = {
+        why_not(principal, candidate, now)
+        for candidate in principal.entitlements
+        if candidate.scope in sources
     }
-    return next((reason for reason in Reason if reason in found), Reason.NOT_GRANTED)
+    return next((reason for reason in Reason if reason in reasons), Reason.NOT_GRANTED)
 
 
 def token_grant(
@@ -210,12 +214,12 @@ def _content(
 ) -> TokenGrant:
     """Return the content of a token with these scopes, for these audiences and those of scopes."""
     # Loops, not a generator for each field: every token passes here.
-    found: list[str] = []
+    scopes: list[str] = []
     roles: dict[str, None] = {}
     ends = [] if principal.expires_at is None else [principal.expires_at]
     for entitlement in chosen:
         policies.setdefault(entitlement.service.audience, entitlement.service)
-        found.append(entitlement.scope)
+        scopes.append(entitlement.scope)
         if entitlement.until is not None:
             ends.append(entitlement.until)
         if entitlement.role is not None:
@@ -235,7 +239,7 @@ def _content(
         claims |= dict.fromkeys(policy.claims)
     return TokenGrant(
         audiences=tuple(policies),
-        scopes=tuple(found),
+        scopes=tuple(scopes),
         roles=tuple(roles),
         lifetimes=frozenset(lifetimes),
         expires_at=min(ends, default=None),
@@ -302,10 +306,14 @@ def for_service(
     Raises ``InsufficientScope`` if it lacks a ``required`` scope, and ``Forbidden`` if it holds no
     scope there, whether or not the service exists.
     """
-    held = [each for each in current(principal, now).values() if each.service.name == service]
+    held = [
+        entitlement
+        for entitlement in current(principal, now).values()
+        if entitlement.service.name == service
+    ]
     if not held:
         raise Forbidden("This login does not hold any scope of this service.")
-    scopes = [each.scope for each in held]
+    scopes = [entitlement.scope for entitlement in held]
     for name in required:
         if name not in scopes:
             raise InsufficientScope(name)
@@ -314,9 +322,9 @@ def for_service(
 
 def service_of(principal: Principal, audience: str) -> TokenPolicy | None:
     """Return the policy of the service with this audience, if the login holds a scope of it."""
-    for each in principal.entitlements:
-        if each.service.audience == audience:
-            return each.service
+    for entitlement in principal.entitlements:
+        if entitlement.service.audience == audience:
+            return entitlement.service
     return None
 
 
@@ -329,20 +337,22 @@ def keyosk_scopes(principal: Principal, now: int) -> frozenset[str]:
 
 def conditions(principal: Principal, now: int) -> dict[str, tuple[Condition, ...]]:
     """Return the conditions of entitlements that have some at ``now``, by scope name."""
-    found: dict[str, list[Condition]] = {}
+    conditional: dict[str, list[Condition]] = {}
     unconditional: set[str] = set()
     for entitlement in principal.entitlements:
         if entitlement.until is None and entitlement.credential is None:
             unconditional.add(entitlement.scope)
         elif entitlement.until is None or entitlement.until > now:
             condition = Condition(entitlement.credential, entitlement.until)
-            found.setdefault(entitlement.scope, []).append(condition)
+            conditional.setdefault(entitlement.scope, []).append(condition)
     if ADMIN in unconditional:
         unconditional.update(KEYOSK_SCOPES)
-    elif ADMIN in found:
+    elif ADMIN in conditional:
         for name in KEYOSK_SCOPES.keys() - {ADMIN}:
-            found[name] = [*found.get(name, ()), *found[ADMIN]]
-    return {name: tuple(held) for name, held in found.items() if name not in unconditional}
+            conditional[name] = [*conditional.get(name, ()), *conditional[ADMIN]]
+    return {
+        name: tuple(of_scope) for name, of_scope in conditional.items() if name not in unconditional
+    }
 
 
 def _lasts_longer(one: Entitlement, other: Entitlement) -> bool:
@@ -397,9 +407,9 @@ def _target(
     return policy
 
 
-def _common(name: str, wishes: Iterable[str | None]) -> str | None:
+def _common(name: str, preferences: Iterable[str | None]) -> str | None:
     """Return the value that fits all services; a service without a preference accepts any."""
-    values = set(wishes) - {None}
+    values = set(preferences) - {None}
     if len(values) > 1:
         raise InvalidTarget(
             f"These services have different values of {name}: request a token for one audience."

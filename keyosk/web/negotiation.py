@@ -13,5 +13,5 @@ def prefers(mimetype: str) -> bool:
     if mimetype not in request.environ.get("HTTP_ACCEPT", "").lower():
         return False
     accepted = request.accept_mimetypes
-    named = any(value.lower() == mimetype and quality > 0 for value, quality in accepted)
-    return named and accepted.best_match([mimetype, "application/json"]) == mimetype
+    is_listed = any(value.lower() == mimetype and quality > 0 for value, quality in accepted)
+    return is_listed and accepted.best_match([mimetype, "application/json"]) == mimetype
