@@ -195,10 +195,10 @@ class Audit:
         They include the current minute. The flag tells whether these are all.
         """
         self.seal()
-        found: dict[tuple[str, str, int], LoginFailure] = {}
+        by_place: dict[tuple[str, str, int], LoginFailure] = {}
         is_complete = True
-        for each in self._counts.failures(most):
-            found[each.account, each.address, each.minute] = each
+        for failure in self._counts.failures(most):
+            by_place[failure.account, failure.address, failure.minute] = failure
         for action in ("login.failed", "login.throttled", "second_factor.failed"):
             rows = self._store.page(
                 ListQuery(limit=most, sort="sequence", descending=True, filters={"action": action})
@@ -208,12 +208,14 @@ class Audit:
                 # A row for several failed second factors names the account as its actor.
                 account = (row.target or "").removeprefix("account/") or row.actor or ""
                 key = (account, row.address or "", row.time // _MINUTE * _MINUTE)
-                known = found.get(key) or LoginFailure(
+                known = by_place.get(key) or LoginFailure(
                     account=key[0], address=key[1], minute=key[2], count=0
                 )
-                found[key] = _added(known, action, row.after or {})
-        kept = [each for each in found.values() if each.minute >= since // _MINUTE * _MINUTE]
-        return sorted(kept, key=lambda each: -each.minute), is_complete
+                by_place[key] = _added(known, action, row.after or {})
+        kept = [
+            failure for failure in by_place.values() if failure.minute >= since // _MINUTE * _MINUTE
+        ]
+        return sorted(kept, key=lambda failure: -failure.minute), is_complete
 
     def seal(self) -> None:
         """Give all new rows their places in the chain, and sign a checkpoint if one is due."""
@@ -396,8 +398,10 @@ class Audit:
         with self._database.transaction():
             self._store.lock()
             failures = self._counts.take_failures(minute)
-            self._store.add([row for each in failures for row in _failure_rows(each)])
-            self._store.add([_refusal_row(each) for each in self._counts.take_refusals(minute)])
+            self._store.add([row for failure in failures for row in _failure_rows(failure)])
+            self._store.add(
+                [_refusal_row(refusal) for refusal in self._counts.take_refusals(minute)]
+            )
 
     def _checkpoint(self, *, due: bool = False) -> None:
         last = self._store.last()

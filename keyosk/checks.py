@@ -67,8 +67,8 @@ def of_keys(found: Iterable[Mapping[str, Any]]) -> Iterator[Check]:
 
 def of_given_keys(issuer: str, *, age: float) -> Check:
     """Report that an issuer's keys are given; ``age``: seconds since it was changed."""
-    found = f"its keys were given; it was changed {_for_people(age)} ago"
-    return Check(f"issuer {issuer}", OK, found)
+    message = f"its keys were given; it was changed {_for_people(age)} ago"
+    return Check(f"issuer {issuer}", OK, message)
 
 
 def of_fetched_keys(issuer: str, *, age: int | None, fault: str | None, fetchable: str) -> Check:
@@ -122,13 +122,13 @@ def of_rules(
             f"keyosk rule create {issuer} ..., or keyosk issuer delete {issuer}",
         )
         return
-    found = [
+    checks = [
         check
         for rule in rules
         if rule.get("enabled")
         for check in _of_rule(issuer, rule, accounts[str(rule.get("account"))], now=now)
     ]
-    yield from found or (Check(part, OK, f"{counted(len(rules), 'rule')}, in use"),)
+    yield from checks or (Check(part, OK, f"{counted(len(rules), 'rule')}, in use"),)
 
 
 def _of_rule(

@@ -91,13 +91,13 @@ class Diagnosis:
             ("keys", self._of_keys),
             ("issuers", self._of_issuers),
         )
-        found: list[Check] = []
+        checks: list[Check] = []
         for part, look in looks:
             try:
-                found += look()
+                checks += look()
             except KeyoskError as error:
-                found.append(Check(part, WRONG, error.detail, "See that the database runs."))
-        return [*found, of_proxies(self._settings)]
+                checks.append(Check(part, WRONG, error.detail, "See that the database runs."))
+        return [*checks, of_proxies(self._settings)]
 
     def of_database(self) -> Iterator[Check]:
         """Check the database and its content."""
@@ -152,13 +152,13 @@ class Diagnosis:
 
     def _of_issuers(self) -> Iterator[Check]:
         """Check issuers without fetching anything, because a page waits for it."""
-        found = sorted(self._of_each_issuer(), key=lambda check: check.status == OK)
-        yield from found[:_FOUND]
-        if len(found) > _FOUND:
+        checks = sorted(self._of_each_issuer(), key=lambda check: check.status == OK)
+        yield from checks[:_FOUND]
+        if len(checks) > _FOUND:
             yield Check(
                 "issuers",
-                found[_FOUND].status,
-                f"{counted(len(found) - _FOUND, 'more finding')} about issuers and rules",
+                checks[_FOUND].status,
+                f"{counted(len(checks) - _FOUND, 'more finding')} about issuers and rules",
                 "keyosk doctor shows all.",
             )
 
@@ -178,7 +178,7 @@ class Diagnosis:
                 break
             left -= len(rules)
             yield from of_rules(
-                issuer.name, [_rule(each) for each in rules], self._accounts_of(rules), now=now
+                issuer.name, [_rule(rule) for rule in rules], self._accounts_of(rules), now=now
             )
         else:
             if len(issuers) <= _ISSUERS:
@@ -191,15 +191,15 @@ class Diagnosis:
         )
 
     def _accounts_of(self, rules: Sequence[WorkloadRule]) -> Mapping[str, Mapping[str, Any]]:
-        found = {}
-        for each in {rule.account_id for rule in rules}:
-            account = self._workloads.accounts.get(each)
-            found[account.username] = {
+        accounts = {}
+        for account_id in {rule.account_id for rule in rules}:
+            account = self._workloads.accounts.get(account_id)
+            accounts[account.username] = {
                 "username": account.username,
                 "enabled": account.enabled,
                 "expires_at": None if account.expires_at is None else _text(account.expires_at),
             }
-        return found
+        return accounts
 
 
 def _rule(rule: WorkloadRule) -> Mapping[str, Any]:
@@ -237,31 +237,31 @@ def of_files(settings: Config) -> Iterator[Check]:
     path = Database(settings.database_url).path
     if path is not None and path.exists():
         private |= {
-            each
-            for each in (*path.parent.glob(f"{path.name}*"), *path.parent.glob("*secret*"))
-            if each.is_file()
+            file
+            for file in (*path.parent.glob(f"{path.name}*"), *path.parent.glob("*secret*"))
+            if file.is_file()
         }
     # A key for TLS may be open to a group, such as Debian's ssl-cert, which other programs share.
     tls_key = None if settings.tls_key is None else Path(settings.tls_key)
     if tls_key is not None:
         private.add(tls_key)
     faults = 0
-    for each in sorted(private):
+    for file in sorted(private):
         try:
-            found = each.stat()
+            status = file.stat()
         except OSError:
             continue
         # Root may give a file to the group of Keyosk, as the installation for systemd does.
-        group_may = found.st_uid == 0 and found.st_gid == os.getegid()
-        closed = 0o007 if each == tls_key else 0o037 if group_may else 0o077
-        if stat.S_IMODE(found.st_mode) & closed:
+        group_may = status.st_uid == 0 and status.st_gid == os.getegid()
+        closed = 0o007 if file == tls_key else 0o037 if group_may else 0o077
+        if stat.S_IMODE(status.st_mode) & closed:
             faults += 1
-            is_own = found.st_uid == os.geteuid()
+            is_own = status.st_uid == os.geteuid()
             yield Check(
                 "files",
                 WRONG,
-                f"others can read {each} ({stat.S_IMODE(found.st_mode):04o})",
-                f"chmod 600 {each}" if is_own else f"chgrp {os.getegid()} {each}; chmod 640 {each}",
+                f"others can read {file} ({stat.S_IMODE(status.st_mode):04o})",
+                f"chmod 600 {file}" if is_own else f"chgrp {os.getegid()} {file}; chmod 640 {file}",
             )
     if not faults:
         yield Check("files", OK, f"{counted(len(private), 'private file')}, closed to others")

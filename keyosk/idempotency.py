@@ -84,10 +84,10 @@ class Idempotency:
             known = self._store.find(caller, key)
             if known is not None:
                 return self._repeated(known, fingerprint)
-            given = run()
-            self._store.add(self._stored(given, caller, key, fingerprint=fingerprint, now=now))
+            outcome = run()
+            self._store.add(self._stored(outcome, caller, key, fingerprint=fingerprint, now=now))
         self._metrics.repeatable_request("first")
-        return given
+        return outcome
 
     def forget_quietly(self) -> None:
         """Delete the secrets that have expired. Call it after a response was sent.

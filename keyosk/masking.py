@@ -22,7 +22,7 @@ def mask(text: str) -> str:
     folded = text.casefold()
     if "kysk_" not in folded and "kysr_" not in folded and "eyJ" not in text:
         return text
-    return _SECRET.sub(lambda found: f"{found['prefix'] or 'eyJ'}***", text)
+    return _SECRET.sub(lambda match: f"{match['prefix'] or 'eyJ'}***", text)
 
 
 def mask_path(path: str) -> str:

@@ -146,9 +146,9 @@ class Monitor:
         }
         for name, number in numbers.items():
             yield (name,), float(number)
-        found = self._store.throttled(int(self._clock() * 1000))
+        throttled = self._store.throttled(int(self._clock() * 1000))
         for kind in THROTTLED:
-            yield ("keyosk_throttled", kind), float(found.get(throttling.ROOMS[kind], 0))
+            yield ("keyosk_throttled", kind), float(throttled.get(throttling.ROOMS[kind], 0))
         keys = self._signing_keys.all()
         for algorithm in ALGORITHMS:
             yield from self._of_keys(algorithm, [k for k in keys if k.algorithm == algorithm])

@@ -15,14 +15,14 @@ _MAPPED: Final = 96  # bits before the IPv4 address
 
 def address(text: str) -> Address:
     """Parse an address. Raises ``ValueError``."""
-    found = ip_address(text)
-    return getattr(found, "ipv4_mapped", None) or found
+    parsed = ip_address(text)
+    return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
 def network(text: str) -> Network:
     """Parse a network. Raises ``ValueError``."""
-    found = ip_network(text)
-    mapped = getattr(found.network_address, "ipv4_mapped", None)
-    if mapped is None or found.prefixlen < _MAPPED:
-        return found
-    return IPv4Network((mapped, found.prefixlen - _MAPPED))
+    parsed = ip_network(text)
+    mapped = getattr(parsed.network_address, "ipv4_mapped", None)
+    if mapped is None or parsed.prefixlen < _MAPPED:
+        return parsed
+    return IPv4Network((mapped, parsed.prefixlen - _MAPPED))

@@ -269,7 +269,7 @@ class Revocations:
             if extended is not None:
                 return extended
         entries = self._store.since(0, now)
-        about = {name for each in entries for name in (each.value, each.account) if name}
+        about = {name for entry in entries for name in (entry.value, entry.account) if name}
         whole = Published(last, 0, entries)
         return Snapshot(whole, now, _first_end(entries), now + _REREAD, about=about)
 
@@ -284,16 +284,17 @@ class Revocations:
             return None
         until = known.until
         if now >= until:
-            entries = tuple(each for each in entries if each.expires > now)
+            entries = tuple(entry for entry in entries if entry.expires > now)
             until = _first_end(entries)
-        if any(each.value in known.about for each in new if each.issued_before is not None):
-            superseded, names = _superseded_by(new), {each.value for each in new}
+        if any(entry.value in known.about for entry in new if entry.issued_before is not None):
+            superseded, names = _superseded_by(new), {entry.value for entry in new}
             entries = tuple(
-                each
-                for each in entries
-                if (each.value not in names and each.account not in names) or not superseded(each)
+                entry
+                for entry in entries
+                if (entry.value not in names and entry.account not in names)
+                or not superseded(entry)
             )
-        known.about.update(name for each in new for name in (each.value, each.account) if name)
+        known.about.update(name for entry in new for name in (entry.value, entry.account) if name)
         whole = Published(last, 0, (*entries, *new))
         return Snapshot(whole, now, min(until, _first_end(new)), known.reread, about=known.about)
 
@@ -382,7 +383,7 @@ class Revocations:
 
 def _first_end(entries: Collection[Revocation]) -> int:
     """Return when the first entry expires; a time far ahead if there is none."""
-    return min((each.expires for each in entries), default=_NEVER)
+    return min((entry.expires for entry in entries), default=_NEVER)
 
 
 def _superseded_by(new: Collection[Revocation]) -> Callable[[Revocation], bool]:

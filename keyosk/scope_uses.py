@@ -107,7 +107,7 @@ class ScopeUses:
             looked_at=LOOKED_AT,
         )
         uses = self._uses_of_own([(each.id, each.scopes) for each in accounts])
-        found = []
+        unused = []
         for account in accounts:
             scopes = tuple(
                 each
@@ -115,8 +115,8 @@ class ScopeUses:
                 if ((each.named_on if named else each.issued_on) or 0) < since
             )
             if scopes:
-                found.append(replace(account, scopes=scopes))
-        return found, following
+                unused.append(replace(account, scopes=scopes))
+        return unused, following
 
     def _uses_of_own(
         self, held: Iterable[tuple[str, Iterable[HeldScope]]]

@@ -149,10 +149,10 @@ class Accounts:
         if owner is None:
             return list_query
         try:
-            found = self.get(owner)
+            account = self.get(owner)
         except NotFound:
             return None
-        return replace(list_query, filters={**list_query.filters, "owner": found.id})
+        return replace(list_query, filters={**list_query.filters, "owner": account.id})
 
     def page(self, list_query: ListQuery) -> list[Account]:
         """Return a page of accounts."""

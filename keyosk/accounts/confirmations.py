@@ -85,10 +85,10 @@ class Confirmations:
         needs_factor = self.needs_factor(session)
         account = self._accounts.get(session.account_id)
         try:
-            proven = self._authentication.confirm_password(account, password, address=address)
+            stored = self._authentication.confirm_password(account, password, address=address)
         except BadCredentials:
             raise BadCredentials(_WRONG) from None
-        if proven.id != session.password_id:
+        if stored.id != session.password_id:
             raise BadCredentials(_WRONG)
         # SECURITY: read after the slow hash, because the account may be disabled by now.
         login = self._sessions.check(session)

@@ -189,11 +189,11 @@ class ConsoleSessions:
         with self._database.transaction():
             account = self._accounts.locked(reference)
             self._safeguards.may_change(by, account.id)
-            found = self._store.get(account.id, session_id) if is_id(session_id) else None
-            if found is None:
+            session = self._store.get(account.id, session_id) if is_id(session_id) else None
+            if session is None:
                 raise NotFound("This account has no such console session.")
-            self._store.remove(found.id)
-            after = {"session": found.id}
+            self._store.remove(session.id)
+            after = {"session": session.id}
             self._audit.record(by, "console_session.end", target(account.id), after=after)
 
     def _notice(self, account_id: str, address: str | None) -> LoginNotice:

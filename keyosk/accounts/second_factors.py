@@ -245,10 +245,10 @@ class SecondFactors:
                     "Remove your own second factor in the console, or ask another admin."
                 )
             self._accounts.check_proof(by, account.id)
-            found = self._store.get(account.id, factor_id) if is_id(factor_id) else None
-            if found is None:
+            factor = self._store.get(account.id, factor_id) if is_id(factor_id) else None
+            if factor is None:
                 raise NotFound("This account has no such second factor.")
-            self._remove(by, found)
+            self._remove(by, factor)
             if not self._store.is_enrolled(account.id):
                 for left in self._store.of_account(account.id):
                     self._remove(by, left)
@@ -409,7 +409,7 @@ class SecondFactors:
 
     def _passkeys(self, account_id: str) -> list[tuple[SecondFactor, Passkey]]:
         factors = self._store.of_account(account_id)
-        return [(each, each.passkey) for each in factors if each.passkey is not None]
+        return [(factor, factor.passkey) for factor in factors if factor.passkey is not None]
 
     def _relying_party(self) -> RelyingParty:
         if self._party is None:

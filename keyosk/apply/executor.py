@@ -199,7 +199,10 @@ class Manifests:
                 for step in plan.steps
                 if step.noun is Noun.SERVICE and step.action is Action.CHANGE
             }
-            yield {each: stack.enter_context(self._services.draft_key(each)) for each in algorithms}
+            yield {
+                algorithm: stack.enter_context(self._services.draft_key(algorithm))
+                for algorithm in algorithms
+            }
 
     def _execute(
         self,
@@ -217,8 +220,8 @@ class Manifests:
         _require(by, {step.noun for step in plan.steps})
         self._lock(plan)
         self._store.forget(plan.stale)
-        for made in plan.taken_over:
-            self._record_owner(made.owner or None, made)
+        for record in plan.taken_over:
+            self._record_owner(record.owner or None, record)
         run = Run(by=by, owner=manifest.owner, force=force, drafts=drafts)
         faults = Faults()
         effective: dict[tuple[Noun, str], int | None] = {}
@@ -275,11 +278,11 @@ class Manifests:
         self._store.forget([ManifestRecord("", steps.id_of(step.name))])
         return steps.remove(run, step)
 
-    def _record_owner(self, owner: str | None, made: ManifestRecord) -> None:
+    def _record_owner(self, owner: str | None, record: ManifestRecord) -> None:
         if owner is None:
-            self._store.forget([made])
+            self._store.forget([record])
         else:
-            self._store.remember(made)
+            self._store.remember(record)
 
 
 def _ordered(steps: tuple[Step, ...]) -> list[tuple[int, Step]]:
@@ -302,7 +305,7 @@ def _check_scopes(by: Caller, manifest: Manifest, *, take_over: bool) -> None:
         Noun.ACCOUNT: manifest.accounts,
         Noun.GRANTS: (
             *manifest.grants,
-            *(each for each in manifest.accounts if "grants" in each.fields),
+            *(account for account in manifest.accounts if "grants" in account.fields),
         ),
         Noun.ISSUER: manifest.issuers,
         Noun.RULE: manifest.rules,

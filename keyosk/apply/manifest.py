@@ -83,26 +83,26 @@ class Manifest:
             faults.add("owner", "must be 1 to 63 of a-z, 0-9, dot, dash and underscore")
         if self.prune and self.owner is None:
             faults.add("prune", "requires an owner: only what its file created is deleted")
-        for each in self.services:
-            if each.name == KEYOSK:
-                faults.add(f"{each.path}.name", "is Keyosk's own service, which cannot be changed")
-        _refuse_repeated(faults, "name", [(each, each.name) for each in self.services])
+        for item in self.services:
+            if item.name == KEYOSK:
+                faults.add(f"{item.path}.name", "is Keyosk's own service, which cannot be changed")
+        _refuse_repeated(faults, "name", [(item, item.name) for item in self.services])
         for objects in (self.roles, self.issuers, self.rules):
-            _refuse_repeated(faults, "name", [(each, each.name) for each in objects])
-        for each in self.rules:
-            if is_id(issuer_and_name(each.name)[0]):
-                faults.add(f"{each.path}.issuer", "must be the name of the issuer")
+            _refuse_repeated(faults, "name", [(item, item.name) for item in objects])
+        for item in self.rules:
+            if is_id(issuer_and_name(item.name)[0]):
+                faults.add(f"{item.path}.issuer", "must be the name of the issuer")
         _refuse_repeated(faults, "username", _by_username(self.accounts))
         _refuse_repeated(faults, "account", _by_username(self.grants))
-        ruled = {name for each, name in _by_username(self.accounts) if "grants" in each.fields}
-        for each, name in _by_username(self.grants):
+        ruled = {name for item, name in _by_username(self.accounts) if "grants" in item.fields}
+        for item, name in _by_username(self.grants):
             if name in ruled:
-                faults.add(f"{each.path}.account", "has its grants under accounts")
-        for each in (*self.accounts, *self.grants):
-            names = Counter(name_of(grant) for grant in each.fields.get("grants", ()))
+                faults.add(f"{item.path}.account", "has its grants under accounts")
+        for item in (*self.accounts, *self.grants):
+            names = Counter(name_of(grant) for grant in item.fields.get("grants", ()))
             for (scope, role), times in names.items():
                 if times > 1:
-                    faults.add(f"{each.path}.grants", f"{scope or role} is given twice")
+                    faults.add(f"{item.path}.grants", f"{scope or role} is given twice")
         faults.raise_if_any()
 
 
@@ -147,12 +147,12 @@ def username_of(reference: str) -> str:
 
 
 def _by_username(items: Iterable[ManifestEntry]) -> list[tuple[ManifestEntry, str]]:
-    return [(each, username_of(each.name)) for each in items]
+    return [(item, username_of(item.name)) for item in items]
 
 
 def _refuse_repeated(faults: Faults, member: str, items: list[tuple[ManifestEntry, str]]) -> None:
     seen = set()
-    for each, name in items:
+    for item, name in items:
         if name in seen:
-            faults.add(f"{each.path}.{member}", "is given twice")
+            faults.add(f"{item.path}.{member}", "is given twice")
         seen.add(name)

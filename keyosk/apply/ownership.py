@@ -12,16 +12,20 @@ class Ownership:
     """The owners, as one plan sees them; collects objects that the manifest may not contain."""
 
     def __init__(
-        self, found: Iterable[RecordedObject], owner: str | None, *, take_over: bool
+        self, recorded: Iterable[RecordedObject], owner: str | None, *, take_over: bool
     ) -> None:
         self.faults = Faults()
         self.taken_over: list[ManifestRecord] = []
         self._owner = owner
         self._take_over = take_over
-        self._found = tuple(found)
+        self._recorded = tuple(recorded)
         self._owners = {
-            (item.made.object_id, item.made.scope or None, item.made.role or None): item.made.owner
-            for item in self._found
+            (
+                item.record.object_id,
+                item.record.scope or None,
+                item.record.role or None,
+            ): item.record.owner
+            for item in self._recorded
         }
         self._named: set[str] = set()
 
@@ -80,8 +84,8 @@ class Ownership:
 
     def left_out(self) -> Iterator[tuple[Noun, RecordedObject]]:
         """Return the existing objects of this owner that the manifest does not contain."""
-        for item in self._found:
-            if item.made.owner == self._owner and item.made.object_id not in self._named:
+        for item in self._recorded:
+            if item.record.owner == self._owner and item.record.object_id not in self._named:
                 if item.is_grant:
                     continue
                 if item.service is not None:
@@ -98,7 +102,7 @@ class Ownership:
     def accounts_with_grants(self) -> dict[str, str]:
         """Return the accounts, by id, with grants of this owner."""
         return {
-            item.made.object_id: item.account
-            for item in self._found
-            if item.is_grant and item.account is not None and item.made.owner == self._owner
+            item.record.object_id: item.account
+            for item in self._recorded
+            if item.is_grant and item.account is not None and item.record.owner == self._owner
         }

@@ -81,8 +81,8 @@ class Planner:
         that the manifest may not contain.
         """
         manifest.check()
-        found = self._store.all()
-        ownership = Ownership(found, manifest.owner, take_over=take_over)
+        recorded = self._store.all()
+        ownership = Ownership(recorded, manifest.owner, take_over=take_over)
         steps = [
             *(self._service(ownership, each) for each in manifest.services),
             *(self._role(ownership, each) for each in manifest.roles),
@@ -97,7 +97,7 @@ class Planner:
         return Plan(
             tuple(step for step in steps if step is not None),
             tuple(ownership.taken_over),
-            tuple(item.made for item in found if self._is_gone(item)),
+            tuple(item.record for item in recorded if self._is_gone(item)),
         )
 
     def _service(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
@@ -186,17 +186,19 @@ class Planner:
         pruned = set()
         for noun, item in ownership.left_out():
             if noun is Noun.SERVICE:
-                before: Mapping[str, Any] = _service_fields(self._services.get(item.made.object_id))
+                before: Mapping[str, Any] = _service_fields(
+                    self._services.get(item.record.object_id)
+                )
             elif noun is Noun.ROLE:
                 before = _role_fields(self._roles.get(item.role or ""))
             elif noun is Noun.ISSUER:
-                before = issuer_rules.fields_of(self._issuers.get(item.made.object_id))
+                before = issuer_rules.fields_of(self._issuers.get(item.record.object_id))
             elif noun is Noun.RULE:
-                found = self._workload_rules.get(*issuer_and_name(item.rule or ""))
-                before = workload_rules.fields_of(found)
+                rule = self._workload_rules.get(*issuer_and_name(item.rule or ""))
+                before = workload_rules.fields_of(rule)
             else:
-                before = account_rules.fields_of(self._accounts.get(item.made.object_id))
-                pruned.add(item.made.object_id)
+                before = account_rules.fields_of(self._accounts.get(item.record.object_id))
+                pruned.add(item.record.object_id)
             name = item.service or item.role or item.account or item.issuer or item.rule or ""
             yield Step(action=Action.DELETE, noun=noun, name=name, path="prune", before=before)
         for account_id, username in ownership.accounts_with_grants().items():
@@ -212,8 +214,8 @@ class Planner:
         names = (item.service, item.role, item.account, item.issuer, item.rule)
         if all(name is None for name in names):
             return True
-        grant = (item.made.scope or None, item.made.role or None)
-        return item.is_grant and grant not in by_name(self._grants.of(item.made.object_id)[1])
+        grant = (item.record.scope or None, item.record.role or None)
+        return item.is_grant and grant not in by_name(self._grants.of(item.record.object_id)[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,10 +267,10 @@ def _grants_step(
     wanted: Iterable[Grant],
     dropped: Iterable[Grant],
 ) -> Step | None:
-    given = tuple(grant for grant in wanted if current.get(name_of(grant)) != grant)
-    replaced = [current[name_of(grant)] for grant in given if name_of(grant) in current]
+    added = tuple(grant for grant in wanted if current.get(name_of(grant)) != grant)
+    replaced = [current[name_of(grant)] for grant in added if name_of(grant) in current]
     taken = tuple(_sorted([*replaced, *dropped]))
-    if not given and not taken:
+    if not added and not taken:
         return None
     return Step(
         action=Action.CHANGE,
@@ -276,7 +278,7 @@ def _grants_step(
         name=username,
         path=path,
         before={"grants": taken},
-        after={"grants": given},
+        after={"grants": added},
     )
 
 
@@ -285,7 +287,7 @@ def _resolved(fields: Mapping[str, Any], reset: Mapping[str, Any]) -> dict[str, 
 
 
 def _without(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return {each: value for each, value in fields.items() if each != name}
+    return {field: value for field, value in fields.items() if field != name}
 
 
 def _existing(get: Callable[[str], Any], name: str) -> Any:

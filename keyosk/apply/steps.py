@@ -219,8 +219,8 @@ class IssuerSteps:
         return self._patch(run, step, patch)
 
     def finish(self, run: Run, step: Step) -> int | None:
-        asked = {name: step.after[name] for name in _OF_RULES if name in step.after}
-        return self._patch(run, step, asked)
+        fields = {name: step.after[name] for name in _OF_RULES if name in step.after}
+        return self._patch(run, step, fields)
 
     def remove(self, run: Run, step: Step) -> int | None:
         return self._issuers.remove(run.by, step.name, force=run.force)

@@ -157,24 +157,26 @@ class Bulk:
             # line alone tells whose grant failed.
             if len(candidates) == 1:
                 return [_failed(candidates[0].line, error)], known
-            for each in candidates:
-                more, there = self._created(by, [each], passwords, dry_run=dry_run)
+            for candidate in candidates:
+                more, there = self._created(by, [candidate], passwords, dry_run=dry_run)
                 results += more
                 known += there
             return results, known
-        for each in candidates:
-            account_id = ids.get(each.account["username"])
-            if each.account["id"] in made:
-                shown = None if dry_run else account_id
+        for candidate in candidates:
+            account_id = ids.get(candidate.account["username"])
+            if candidate.account["id"] in made:
+                shown_id = None if dry_run else account_id
                 results.append(
-                    Result(each.line.number, Status.CREATED, shown, warnings=each.warnings)
+                    Result(
+                        candidate.line.number, Status.CREATED, shown_id, warnings=candidate.warnings
+                    )
                 )
             elif account_id is None:
-                results.append(Result(each.line.number, Status.CONFLICT, faults=(_GONE,)))
+                results.append(Result(candidate.line.number, Status.CONFLICT, faults=(_GONE,)))
             elif dry_run and account_id in made:  # a line above inserted it, and it was rolled back
-                results.append(Result(each.line.number, Status.EXISTS))
+                results.append(Result(candidate.line.number, Status.EXISTS))
             else:
-                known.append((each, account_id))
+                known.append((candidate, account_id))
         return results, known
 
     def _insert(
@@ -191,37 +193,39 @@ class Bulk:
         """
         by_role = {
             grant
-            for grants in distinct(each.line.grants for each in candidates)
+            for grants in distinct(candidate.line.grants for candidate in candidates)
             for grant in grants
             if grant.role
         }
         # In a fixed order, so that two imports never deadlock.
-        ordered = sorted((each.account for each in candidates), key=itemgetter("username"))
-        made: frozenset[str] = frozenset()
+        ordered = sorted(
+            (candidate.account for candidate in candidates), key=itemgetter("username")
+        )
+        inserted: frozenset[str] = frozenset()
         ids: dict[str, str] = {}
         try:
             with self._database.transaction():
                 roles = self._roles_to_give(by, by_role)
-                made = self._account_store.add_all(ordered)
-                new = [each for each in candidates if each.account["id"] in made]
+                inserted = self._account_store.add_all(ordered)
+                new = [candidate for candidate in candidates if candidate.account["id"] in inserted]
                 now = int(self._clock())
                 self._account_store.add_passwords(
-                    {one: passwords[one] for one in passwords if one in made}, now=now
+                    {one: passwords[one] for one in passwords if one in inserted}, now=now
                 )
-                given = {one.account["id"]: one.line.grants for one in new if one.line.grants}
+                grants_of = {one.account["id"]: one.line.grants for one in new if one.line.grants}
                 role_ids = {name: role.id for name, role in roles.items()}
-                self._grant_store.add_all(given, role_ids, now=now)
-                self._tell_made(by, [each.account for each in new], given)
-                ids = {each.account["username"]: each.account["id"] for each in new}
+                self._grant_store.add_all(grants_of, role_ids, now=now)
+                self._tell_made(by, [candidate.account for candidate in new], grants_of)
+                ids = {candidate.account["username"]: candidate.account["id"] for candidate in new}
                 if len(new) < len(ordered):
                     ids |= self._account_store.ids_of(
-                        [one["username"] for one in ordered if one["id"] not in made]
+                        [one["username"] for one in ordered if one["id"] not in inserted]
                     )
                 if dry_run:
                     raise _RollBack
         except _RollBack:
             pass
-        return made, ids
+        return inserted, ids
 
     def _roles_to_give(self, by: Caller, grants: Collection[Grant]) -> dict[str, Role]:
         names = {grant.role for grant in grants if grant.role}
@@ -234,18 +238,18 @@ class Bulk:
         return roles
 
     def _tell_made(
-        self, by: Caller, accounts: Iterable[Mapping[str, Any]], given: Mapping[str, GrantTuple]
+        self, by: Caller, accounts: Iterable[Mapping[str, Any]], grants_of: Mapping[str, GrantTuple]
     ) -> None:
         self._audit.record_all(
             by,
             "account.create",
             {target(account["id"]): created(account) for account in accounts},
         )
-        shown = cached(lambda grants: {"grants": grant_rules.shapes(grants)})
+        shape_of = cached(lambda grants: {"grants": grant_rules.shapes(grants)})
         self._audit.record_all(
             by,
             "grants.change",
-            {target(account_id): shown(grants) for account_id, grants in given.items()},
+            {target(account_id): shape_of(grants) for account_id, grants in grants_of.items()},
         )
 
     def _updated(

@@ -65,13 +65,19 @@ class LineValidator:
 
         Hashing is slow and needs no lock, so it happens before the transaction.
         """
-        plain = [each for each in candidates if "password" in each.line.fields]
+        plain = [candidate for candidate in candidates if "password" in candidate.line.fields]
         # This only saves work when an import is repeated; the insert decides which accounts exist.
-        known = self._accounts.ids_of([each.account["username"] for each in plain])
-        hashes = {each.account["id"]: each.hash for each in candidates if each.hash is not None}
-        for each in plain:
-            if not dry_run and each.account["username"] not in known:
-                hashes[each.account["id"]] = self._passwords.hash(each.line.fields["password"])
+        known = self._accounts.ids_of([candidate.account["username"] for candidate in plain])
+        hashes = {
+            candidate.account["id"]: candidate.hash
+            for candidate in candidates
+            if candidate.hash is not None
+        }
+        for candidate in plain:
+            if not dry_run and candidate.account["username"] not in known:
+                hashes[candidate.account["id"]] = self._passwords.hash(
+                    candidate.line.fields["password"]
+                )
         return {account_id: StoredPassword(new_id(), text) for account_id, text in hashes.items()}
 
     def _candidate(
@@ -102,7 +108,7 @@ class LineValidator:
         ``wrong``: the faults of its grants. Raises ``Invalid`` with these and all other faults.
         """
         fields = dict(line.fields)
-        given = fields.pop("password_hash", None)
+        password_hash = fields.pop("password_hash", None)
         faults = Faults()
         account: dict[str, Any] = {}
         adopted = None
@@ -110,9 +116,9 @@ class LineValidator:
             account = drafted_values(now, **fields, may_be_over=True)
         except Invalid as error:
             faults.extend(error)
-        if given is not None:
+        if password_hash is not None:
             try:
-                adopted = self._passwords.adopt(given)
+                adopted = self._passwords.adopt(password_hash)
             except Invalid as error:
                 faults.extend(error)
             if "password" in fields:

@@ -102,8 +102,8 @@ def _sqlite(text: str, rest: str) -> SqliteUrl:
     place, mark, query = rest.partition("?")
     if mark:
         name = query.partition("=")[0]
-        shown = f" {name}" if _PARAMETER_NAME.fullmatch(name) else ""
-        raise BadUrl(f"{_SQLITE_FORM}, without parameters: the parameter{shown} is not known here")
+        suffix = f" {name}" if _PARAMETER_NAME.fullmatch(name) else ""
+        raise BadUrl(f"{_SQLITE_FORM}, without parameters: the parameter{suffix} is not known here")
     path = place.removeprefix("///")
     if path == place or not path or path.endswith("/") or "#" in path or not path.isprintable():
         raise BadUrl(_SQLITE_FORM)
@@ -115,7 +115,7 @@ def _postgresql(text: str) -> PostgresqlUrl:
     if parts is None:
         raise BadUrl(_POSTGRESQL_FORM)
     hosts = [_HOST.fullmatch(host) for host in parts["hosts"].split(",")]
-    found: dict[str, str] = {
+    parameters: dict[str, str] = {
         "user": parts["user"] or "",
         "password": (parts["password"] or ":")[1:],
         "host": ",".join(host["ipv6"] or host["name"] for host in hosts if host),
@@ -124,11 +124,11 @@ def _postgresql(text: str) -> PostgresqlUrl:
     }
     if not all(hosts):
         raise BadUrl(_POSTGRESQL_FORM)
-    if not found["port"].strip(","):
-        del found["port"]
-    found = {name: _decoded(value) for name, value in found.items() if value}
-    _add_query(found, (parts["query"] or "?")[1:])
-    if "dbname" not in found and "service" not in found:
+    if not parameters["port"].strip(","):
+        del parameters["port"]
+    parameters = {name: _decoded(value) for name, value in parameters.items() if value}
+    _add_query(parameters, (parts["query"] or "?")[1:])
+    if "dbname" not in parameters and "service" not in parameters:
         raise BadUrl(_POSTGRESQL_FORM)
     login = (parts["user"] or "") + (":***" if parts["password"] else "")
     place = parts["hosts"] + ("" if parts["dbname"] is None else f"/{parts['dbname']}")
@@ -137,11 +137,11 @@ def _postgresql(text: str) -> PostgresqlUrl:
     # Both schemes are the same to libpq; one is used from here on.
     canonical = "postgresql" + text[text.index(":") :]
     return PostgresqlUrl(
-        found, canonical, f"postgresql://{login}{'@' if login else ''}{place}{query}"
+        parameters, canonical, f"postgresql://{login}{'@' if login else ''}{place}{query}"
     )
 
 
-def _add_query(found: dict[str, str], query: str) -> None:
+def _add_query(parameters: dict[str, str], query: str) -> None:
     for pair in filter(None, query.split("&")):
         name, equals, value = pair.partition("=")
         name = _decoded(name)
@@ -151,19 +151,19 @@ def _add_query(found: dict[str, str], query: str) -> None:
             name, value = "sslmode", "require"
         if name not in _PARAMETERS:
             raise BadUrl(f"has the parameter {name}, which is not known here{_HINTS.get(name, '')}")
-        if found.setdefault(name, decoded := _decoded(value)) != decoded:
+        if parameters.setdefault(name, decoded := _decoded(value)) != decoded:
             raise BadUrl(f"gives {name} twice; keep one")
-    _check_ours(found)
+    _check_ours(parameters)
 
 
-def _check_ours(found: Mapping[str, str]) -> None:
+def _check_ours(parameters: Mapping[str, str]) -> None:
     """Refuse parameters that contradict what Keyosk needs, by name."""
-    timeout = found.get("connect_timeout")
+    timeout = parameters.get("connect_timeout")
     if timeout is not None and not (
         re.fullmatch(r"[0-9]{1,2}", timeout) and 1 <= int(timeout) <= _LONGEST_CONNECT_TIMEOUT
     ):
         raise BadUrl(f"has a connect_timeout that is not 1 to {_LONGEST_CONNECT_TIMEOUT} seconds")
-    encoding = found.get("client_encoding", "UTF8").lower().replace("-", "")
+    encoding = parameters.get("client_encoding", "UTF8").lower().replace("-", "")
     if encoding not in ("utf8", "unicode"):
         raise BadUrl("has a client_encoding other than UTF8, which Keyosk needs")
 

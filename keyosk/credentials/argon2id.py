@@ -125,7 +125,7 @@ class _Blocks:
 
     def _used_within(self, seconds: float) -> list[_Block]:
         latest = time.monotonic() - seconds
-        return [each for each in self._free if each.used_at > latest]
+        return [block for block in self._free if block.used_at > latest]
 
     def _look_later(self) -> None:
         if self._timer is None:

@@ -350,11 +350,11 @@ def _misplaced(candidates: Sequence[Candidate], *, key_alone: bool) -> str | Non
 
     No username begins like an API key, so nobody's login is refused by this.
     """
-    if any(api_key_format.looks_like(each.username) for each in candidates):
+    if any(api_key_format.looks_like(candidate.username) for candidate in candidates):
         return "An API key is a secret, not a username: send it as the password, or as Bearer."
     if key_alone:
         return None
-    if any(not each.username and each.is_api_key for each in candidates):
+    if any(not candidate.username and candidate.is_api_key for candidate in candidates):
         return (
             "An API key without a username works at /auth/token and /auth/forward only: get a "
             "token there, or send the username as well."

@@ -102,16 +102,16 @@ class HashingLimit:
         finally:
             self._here.release()
 
-    def _lock_file(self, files: Sequence[str], deadline: float, held: ExitStack) -> None:
+    def _lock_file(self, files: Sequence[str], deadline: float, exit_stack: ExitStack) -> None:
         """Lock one of the files; the first thread of a process looks at them more often."""
         is_first = False
         while True:
             if not is_first and self._first.acquire(timeout=self._patience):
-                held.callback(self._first.release)
+                exit_stack.callback(self._first.release)
                 is_first = True
             handle = _locked(files)
             if handle is not None:
-                held.callback(os.close, handle)
+                exit_stack.callback(os.close, handle)
                 return
             if time.monotonic() >= deadline:
                 raise _busy()
@@ -157,12 +157,12 @@ def machine_folder() -> Path | None:
     try:
         folder = Path(tempfile.gettempdir()) / f"keyosk-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError:
         return None
     # SECURITY: another user may have created something with that name.
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    return folder if ours and not stat.S_IMODE(found.st_mode) & 0o077 else None
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return folder if ours and not stat.S_IMODE(status.st_mode) & 0o077 else None
 
 
 def _memory() -> int:

@@ -169,60 +169,60 @@ def _canonical(text: str) -> str | None:
     if text.startswith(("argon2$", "bcrypt$")):
         text = text.removeprefix("argon2").removeprefix("bcrypt$")
     for pattern, write in _FORMS:
-        found = pattern.fullmatch(text)
-        if found is not None:
+        match = pattern.fullmatch(text)
+        if match is not None:
             try:
-                return write(found)
+                return write(match)
             except (binascii.Error, ValueError):
                 return None
     return None
 
 
-def _argon2(found: re.Match[str]) -> str:
-    memory, passes, lanes = map(int, found.groups()[:3])
-    version = found[0].split("$")[2]
+def _argon2(match: re.Match[str]) -> str:
+    memory, passes, lanes = map(int, match.groups()[:3])
+    version = match[0].split("$")[2]
     if version.startswith("v=") and version not in ("v=16", "v=19"):
         raise ValueError
     if not (passes and lanes and memory >= 8 * lanes):
         raise ValueError
-    _salt(_decoded(found[4]), shortest=8)
-    if len(_decoded(found[5])) < 12:
+    _salt(_decoded(match[4]), shortest=8)
+    if len(_decoded(match[5])) < 12:
         raise ValueError
-    return found[0]
+    return match[0]
 
 
-def _bcrypt(found: re.Match[str]) -> str:
+def _bcrypt(match: re.Match[str]) -> str:
     """Clear the unused bits of the last characters, which old programs left random."""
-    head, salt_end, digest, digest_end = found.groups()
+    head, salt_end, digest, digest_end = match.groups()
     return f"{head}{_cleared(salt_end, 4)}{digest}{_cleared(digest_end, 2)}"
 
 
-def _scrypt(found: re.Match[str]) -> str:
-    rounds, block, lanes, salt, digest = found.groups()
+def _scrypt(match: re.Match[str]) -> str:
+    rounds, block, lanes, salt, digest = match.groups()
     return _written_scrypt(int(rounds), block, lanes, salt=_decoded(salt), digest=_decoded(digest))
 
 
-def _django_scrypt(found: re.Match[str]) -> str:
-    number, salt, block, lanes, digest = found.groups()
+def _django_scrypt(match: re.Match[str]) -> str:
+    number, salt, block, lanes, digest = match.groups()
     rounds = int(number).bit_length() - 1
     if int(number) != 1 << rounds:
         raise ValueError
     return _written_scrypt(rounds, block, lanes, salt=salt.encode(), digest=_decoded(digest))
 
 
-def _werkzeug_scrypt(found: re.Match[str]) -> str:
-    number, block, lanes, salt, digest = found.groups()
+def _werkzeug_scrypt(match: re.Match[str]) -> str:
+    number, block, lanes, salt, digest = match.groups()
     rounds = int(number).bit_length() - 1
     if int(number) != 1 << rounds:
         raise ValueError
     return _written_scrypt(rounds, block, lanes, salt=salt.encode(), digest=bytes.fromhex(digest))
 
 
-def _spring_scrypt(found: re.Match[str]) -> str:
-    rounds, block, lanes = (int(each, 16) for each in found.groups()[:3])
+def _spring_scrypt(match: re.Match[str]) -> str:
+    rounds, block, lanes = (int(group, 16) for group in match.groups()[:3])
     if not (block and lanes):
         raise ValueError
-    salt, digest = _decoded(found[4]), _decoded(found[5])
+    salt, digest = _decoded(match[4]), _decoded(match[5])
     return _written_scrypt(rounds, str(block), str(lanes), salt=salt, digest=digest)
 
 
@@ -234,26 +234,26 @@ def _written_scrypt(rounds: int, block: str, lanes: str, *, salt: bytes, digest:
     return f"$scrypt$ln={rounds},r={block},p={lanes}${_encoded(_salt(salt))}${_encoded(digest)}"
 
 
-def _pbkdf2(found: re.Match[str]) -> str:
-    size, rounds, salt, digest = found.groups()
+def _pbkdf2(match: re.Match[str]) -> str:
+    size, rounds, salt, digest = match.groups()
     plus = str.maketrans(".", "+")  # passlib's alphabet has a dot there
     return _written_pbkdf2(
         size or "1", rounds, _decoded(salt.translate(plus)), digest=_decoded(digest.translate(plus))
     )
 
 
-def _django_pbkdf2(found: re.Match[str]) -> str:
-    size, rounds, salt, digest = found.groups()
+def _django_pbkdf2(match: re.Match[str]) -> str:
+    size, rounds, salt, digest = match.groups()
     return _written_pbkdf2(size, rounds, salt.encode(), digest=_decoded(digest))
 
 
-def _werkzeug_pbkdf2(found: re.Match[str]) -> str:
-    size, rounds, salt, digest = found.groups()
+def _werkzeug_pbkdf2(match: re.Match[str]) -> str:
+    size, rounds, salt, digest = match.groups()
     return _written_pbkdf2(size, rounds, salt.encode(), digest=bytes.fromhex(digest))
 
 
-def _dovecot_pbkdf2(found: re.Match[str]) -> str:
-    salt, rounds, digest = found.groups()
+def _dovecot_pbkdf2(match: re.Match[str]) -> str:
+    salt, rounds, digest = match.groups()
     return _written_pbkdf2("1", rounds, salt.encode(), digest=bytes.fromhex(digest))
 
 
@@ -264,14 +264,14 @@ def _written_pbkdf2(size: str, rounds: str, salt: bytes, *, digest: bytes) -> st
     return text.replace("+", ".")
 
 
-def _crypt(found: re.Match[str]) -> str:
-    if len(found[3]) != {"5": 43, "6": 86}[found[1]]:
+def _crypt(match: re.Match[str]) -> str:
+    if len(match[3]) != {"5": 43, "6": 86}[match[1]]:
         raise ValueError
-    return found[0]
+    return match[0]
 
 
-def _salted_sha(found: re.Match[str]) -> str:
-    size, text = found.groups()
+def _salted_sha(match: re.Match[str]) -> str:
+    size, text = match.groups()
     data = _decoded(text)
     if len(data) - _DIGEST_SIZE[size or "1"] not in _LDAP_SALT_SIZE:
         raise ValueError

@@ -43,12 +43,12 @@ def matching_step(secret: str, code: str, now: float) -> int | None:
     if not _APP_CODE.fullmatch(code):
         return None
     app, current = TOTP(secret), step_at(now)
-    found = None
+    matching = None
     # SECURITY: all are compared, in constant time.
     for step in range(max(0, current - OFF), current + OFF + 1):
         if hmac.compare_digest(app.generate_otp(step).encode(), code.encode()):
-            found = step
-    return found
+            matching = step
+    return matching
 
 
 def new_recovery_codes() -> list[str]:

@@ -92,7 +92,7 @@ def verify_new(
 
     credential = _read(response)
     try:
-        made = webauthn.verify_registration_response(
+        registration = webauthn.verify_registration_response(
             credential=credential,
             expected_challenge=challenge,
             expected_rp_id=party.id,
@@ -103,11 +103,11 @@ def verify_new(
     except Exception as error:
         raise BadCredentials(_REFUSED) from error
     passkey = Passkey(
-        credential_id=made.credential_id,
-        public_key=made.credential_public_key,
-        sign_count=made.sign_count,
+        credential_id=registration.credential_id,
+        public_key=registration.credential_public_key,
+        sign_count=registration.sign_count,
     )
-    return passkey, _amr(made.credential_device_type)
+    return passkey, _amr(registration.credential_device_type)
 
 
 def verify_shown(
@@ -122,7 +122,7 @@ def verify_shown(
     credential = _read(response)
     try:
         shown_id = webauthn.base64url_to_bytes(credential["id"])
-        (passkey,) = [each for each in known if each.credential_id == shown_id]
+        (passkey,) = [candidate for candidate in known if candidate.credential_id == shown_id]
         verified = webauthn.verify_authentication_response(
             credential=credential,
             expected_challenge=challenge,
@@ -135,8 +135,8 @@ def verify_shown(
     # SECURITY: as above.
     except Exception as error:
         raise BadCredentials(_REFUSED) from error
-    shown = replace(passkey, sign_count=verified.new_sign_count)
-    return shown, _amr(verified.credential_device_type)
+    updated = replace(passkey, sign_count=verified.new_sign_count)
+    return updated, _amr(verified.credential_device_type)
 
 
 def _amr(device: str) -> tuple[str, ...]:
@@ -149,15 +149,15 @@ def _read(response: str) -> dict[str, Any]:
     if len(response) > _LONGEST:
         raise BadCredentials(_REFUSED)
     try:
-        found = json.loads(response)
+        parsed = json.loads(response)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise BadCredentials(_REFUSED)
-    return found
+    return parsed
 
 
 def _described(passkeys: Collection[Passkey]) -> list[Any]:
     from webauthn.helpers import structs  # noqa: PLC0415
 
-    return [structs.PublicKeyCredentialDescriptor(id=each.credential_id) for each in passkeys]
+    return [structs.PublicKeyCredentialDescriptor(id=passkey.credential_id) for passkey in passkeys]

@@ -283,16 +283,16 @@ def _header(memory_kib: int, passes: int, lanes: int) -> str:
 
 def _is_hash_of(secret: bytes, stored: str) -> bool:
     """Verify a password. Raises ``ValueError`` if ``stored`` is malformed, ``MemoryError``."""
-    found = stored_hashes.ARGON2.fullmatch(stored)
-    if found is None:
+    match = stored_hashes.ARGON2.fullmatch(stored)
+    if match is None:
         raise ValueError("not an argon2id hash")
-    digest = _decoded(found[5])
+    digest = _decoded(match[5])
     computed = argon2id.derive(
         secret,
-        _decoded(found[4]),
-        memory_kib=int(found[1]),
-        passes=int(found[2]),
-        lanes=int(found[3]),
+        _decoded(match[4]),
+        memory_kib=int(match[1]),
+        passes=int(match[2]),
+        lanes=int(match[3]),
         length=len(digest),
     )
     return hmac.compare_digest(computed, digest)

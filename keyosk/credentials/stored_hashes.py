@@ -71,34 +71,34 @@ class Cost:
 def cost_of(stored: str) -> Cost | None:
     """Return the cost of verifying a stored hash; ``None`` if its format is unknown."""
     for pattern, read in _COSTS:
-        found = pattern.fullmatch(stored)
-        if found is not None:
-            return read(found)
+        match = pattern.fullmatch(stored)
+        if match is not None:
+            return read(match)
     return None
 
 
-def _argon2_cost(found: re.Match[str]) -> Cost:
-    memory, passes, lanes = map(int, found.groups()[:3])
+def _argon2_cost(match: re.Match[str]) -> Cost:
+    memory, passes, lanes = map(int, match.groups()[:3])
     return Cost(memory * passes, memory, lanes)
 
 
-def _bcrypt_cost(found: re.Match[str]) -> Cost:
-    return Cost(_BCRYPT_WORK << int(found[1] or found[2]))
+def _bcrypt_cost(match: re.Match[str]) -> Cost:
+    return Cost(_BCRYPT_WORK << int(match[1] or match[2]))
 
 
-def _scrypt_cost(found: re.Match[str]) -> Cost:
-    rounds, block, lanes = map(int, found.groups()[:3])
+def _scrypt_cost(match: re.Match[str]) -> Cost:
+    rounds, block, lanes = map(int, match.groups()[:3])
     memory = (block << rounds) // 8  # 128 bytes for each of N * r
     return Cost(_SCRYPT_WORK * memory * lanes, memory + block * lanes // 8)
 
 
-def _pbkdf2_cost(found: re.Match[str]) -> Cost:
-    return Cost(int(int(found[2]) * _PBKDF2_WORK[found[1] or "1"]))
+def _pbkdf2_cost(match: re.Match[str]) -> Cost:
+    return Cost(int(int(match[2]) * _PBKDF2_WORK[match[1] or "1"]))
 
 
-def _crypt_cost(found: re.Match[str]) -> Cost:
-    rounds = int(found[2] or 5_000)
-    usual, worst = _CRYPT_WORK[found[1]]
+def _crypt_cost(match: re.Match[str]) -> Cost:
+    rounds = int(match[2] or 5_000)
+    usual, worst = _CRYPT_WORK[match[1]]
     return Cost(int(rounds * usual), worst=int(rounds * worst))
 
 

@@ -125,7 +125,7 @@ class Throttling:
         From now on their source is a known source of the account. Raises ``BadCredentials`` if the
         account was deleted meanwhile.
         """
-        taken = [each for attempt in attempts for each in attempt.allowances]
+        taken = [allowance for attempt in attempts for allowance in attempt.allowances]
         if attempts[-1].is_noted and len(taken) == 1:
             # The usual login, from a known source: one statement, which is its own transaction.
             self._store.refund(taken)
@@ -174,11 +174,15 @@ class Throttling:
 
     def _refuse(self, allowances: list[Allowance], taken: frozenset[str], now: int) -> NoReturn:
         with self._database.transaction():
-            self._store.refund([each for each in allowances if each.key in taken])
-            self._store.date_back([each.key for each in allowances if each.key not in taken], now)
-        full = {each.key: each for each in allowances if each.key not in taken}
+            self._store.refund([allowance for allowance in allowances if allowance.key in taken])
+            self._store.date_back(
+                [allowance.key for allowance in allowances if allowance.key not in taken], now
+            )
+        full = {allowance.key: allowance for allowance in allowances if allowance.key not in taken}
         used = self._store.used(full, now)
-        wait = max(used.get(key, 0) + each.step - each.room for key, each in full.items())
+        wait = max(
+            used.get(key, 0) + allowance.step - allowance.room for key, allowance in full.items()
+        )
         raise Throttled(max(1, -(-wait // 1000)))
 
     def _forget_sometimes(self, now: int) -> None:

@@ -191,7 +191,7 @@ class Hsm:
 
     def has(self, kid: str) -> bool:
         """Return whether a key is in the token. Raises ``Unavailable``."""
-        return self._use(lambda session: bool(_found(session, kid)))
+        return self._use(lambda session: bool(_keys_labelled(session, kid)))
 
     def destroy(self, kid: str) -> None:
         """Destroy a key, if it exists. Raises ``Unavailable``."""
@@ -199,12 +199,12 @@ class Hsm:
 
         def destroy(session: Any) -> None:
             nonlocal looked
-            found = _found(session, kid)
-            if not found and not looked:
+            private_keys = _keys_labelled(session, kid)
+            if not private_keys and not looked:
                 # To an old session, a token that was removed may look empty.
                 looked = True
                 raise load_binding().NoSuchKey
-            for key in found:
+            for key in private_keys:
                 key.destroy()
             self._keys.pop(kid, None)
 
@@ -259,11 +259,11 @@ class Hsm:
 
     def _key(self, session: Any, kid: str) -> Any:
         if kid not in self._keys:
-            found = _found(session, kid)
-            if len(found) != 1:
-                _log.error("signing key %s is %d times in the PKCS#11 token", kid, len(found))
+            objects = _keys_labelled(session, kid)
+            if len(objects) != 1:
+                _log.error("signing key %s is %d times in the PKCS#11 token", kid, len(objects))
                 raise Unavailable("The signing key is not in the PKCS#11 token.")
-            self._keys[kid] = found[0]
+            self._keys[kid] = objects[0]
         return self._keys[kid]
 
 
@@ -284,7 +284,7 @@ def _logged_in(token: Any, pin: str) -> Any:
         return token.open(rw=True)  # a login is valid for the whole process
 
 
-def _found(session: Any, kid: str) -> list[Any]:
+def _keys_labelled(session: Any, kid: str) -> list[Any]:
     binding = load_binding()
     kind = binding.ObjectClass.PRIVATE_KEY
     wanted = {binding.Attribute.CLASS: kind, binding.Attribute.LABEL: kid}
@@ -310,12 +310,12 @@ def _generate(session: Any, algorithm: str) -> tuple[Any, Any]:
     }
     key_type = binding.KeyType[kind]
     if kind == "RSA":
-        made: tuple[Any, Any] = session.generate_keypair(key_type, _RSA_BITS, **options)
-        return made
+        pair: tuple[Any, Any] = session.generate_keypair(key_type, _RSA_BITS, **options)
+        return pair
     curve = {attribute.EC_PARAMS: _P256 if kind == "EC" else _ED25519}
     domain = session.create_domain_parameters(key_type, curve, local=True)
-    made = domain.generate_keypair(**options)
-    return made  # noqa: RET504 - the annotation above is for both
+    pair = domain.generate_keypair(**options)
+    return pair  # noqa: RET504 - the annotation above is for both
 
 
 def _numbers(public: Any, algorithm: str) -> dict[str, str]:

@@ -107,10 +107,10 @@ def _from_jwk(jwk: Mapping[str, Any]) -> PrivateKey:
 def _rsa_from_jwk(jwk: Mapping[str, Any]) -> rsa.RSAPrivateKey:
     n, e, d = (_number(jwk[name]) for name in ("n", "e", "d"))
     _check_rsa(n, e, d)
-    given = [name for name in _CRT if name in jwk]
-    if "oth" in jwk or given not in ([], list(_CRT)):
+    crt_members = [name for name in _CRT if name in jwk]
+    if "oth" in jwk or crt_members not in ([], list(_CRT)):
         raise ValueError("all or none of them, and two primes (RFC 7518 section 6.3.2)")
-    if given:
+    if crt_members:
         p, q, dp, dq, qi = (_number(jwk[name]) for name in _CRT)
     else:
         p, q = _factors(n, e, d)
@@ -137,8 +137,8 @@ def _from_pem(text: str) -> PrivateKey:
 
 
 def _is_pss(text: str) -> bool:
-    found = _PEM.search(text)
-    return found is not None and _PSS in base64.b64decode(found[1])[:64]
+    match = _PEM.search(text)
+    return match is not None and _PSS in base64.b64decode(match[1])[:64]
 
 
 def _check_rsa(n: int, e: int, d: int) -> None:

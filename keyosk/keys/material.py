@@ -82,8 +82,8 @@ _REQUIRED: Final[Mapping[str, Sequence[str]]] = {
 def generate(algorithm: str) -> PrivateKey:
     """Generate a private key for an algorithm that can sign tokens."""
     if algorithm in _ML_DSA:
-        made: PrivateKey = _ML_DSA[algorithm][0].generate()
-        return made
+        private_key: PrivateKey = _ML_DSA[algorithm][0].generate()
+        return private_key
     if algorithm == "ES256":
         return ec.generate_private_key(ec.SECP256R1())
     if algorithm in ("RS256", "PS256"):
@@ -174,7 +174,7 @@ def certificate(key: PrivateKey, name: str) -> str:
     now = datetime.now(UTC)
     # Edwards curves and ML-DSA have their hash built in.
     hashed = isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -184,7 +184,7 @@ def certificate(key: PrivateKey, name: str) -> str:
         .not_valid_after(now + timedelta(days=3650))
         .sign(key, hashes.SHA256() if hashed else None)
     )
-    return made.public_bytes(serialization.Encoding.PEM).decode("ascii")
+    return signed.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def public_pem(jwk: Mapping[str, str]) -> str:

@@ -253,8 +253,8 @@ class SigningKeys:
 
     def unreadable(self) -> list[str]:
         """Return what is wrong with the private keys that are needed."""
-        found = [self._private_keys.fault_of(key) for key in self._store.all() if key.sealed]
-        return [fault for fault in found if fault is not None]
+        faults = [self._private_keys.fault_of(key) for key in self._store.all() if key.sealed]
+        return [fault for fault in faults if fault is not None]
 
     def check(self) -> None:
         """Check when Keyosk starts that the needed keys can be opened.

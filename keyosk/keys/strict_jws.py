@@ -21,13 +21,13 @@ def parts(text: str, *, longest: int) -> list[bytes]:
     """
     if len(text) > longest or not _COMPACT.fullmatch(text):
         raise ValueError
-    found = [
+    decoded = [
         a2b_base64(part + "=" * (-len(part) % 4)) for part in text.translate(_FROM_URL).split(".")
     ]
-    again = [b2a_base64(part, newline=False).rstrip(b"=") for part in found]
+    again = [b2a_base64(part, newline=False).rstrip(b"=") for part in decoded]
     if b".".join(again).translate(_TO_URL) != text.encode():
         raise ValueError
-    return found
+    return decoded
 
 
 class _Members(list[tuple[str, object]]):

@@ -99,11 +99,11 @@ class Caller:
         """
         if not self.holds(scope):
             return False
-        held = self.conditions.get(scope)
-        if held is None or (scope not in KEYOSK_SCOPES and self.has(ADMIN)):
+        conditions = self.conditions.get(scope)
+        if conditions is None or (scope not in KEYOSK_SCOPES and self.has(ADMIN)):
             return True
         kinds = CredentialKind if credential is None else (credential,)
-        return all(any(each.covers(kind, until) for each in held) for kind in kinds)
+        return all(any(condition.covers(kind, until) for condition in conditions) for kind in kinds)
 
 
 #: Anyone who can run a command on the machine that has the database.

@@ -41,10 +41,10 @@ class Safeguards:
 
     def may_grant(self, by: Caller, grant: Grant, roles: Mapping[str, Role]) -> None:
         """Rule 1, for a grant. ``roles``: by name; they include the role of the grant."""
-        given = (grant.scope,) if grant.scope is not None else roles[grant.role or ""].scopes
+        scopes = (grant.scope,) if grant.scope is not None else roles[grant.role or ""].scopes
         _refuse(
             scope
-            for scope in given
+            for scope in scopes
             if not by.may_give(scope, credential=grant.credential, until=grant.until)
         )
 

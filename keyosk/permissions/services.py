@@ -119,10 +119,10 @@ class Services:
 
     def verification(self, reference: str) -> Verification:
         """Return what the last test of a service with bad tokens found. Raises ``NotFound``."""
-        found = self._verifications.of_service(self.get(reference).id)
-        if found is None:
+        verification = self._verifications.of_service(self.get(reference).id)
+        if verification is None:
             raise NotFound("No result of verify-service is known of this service.")
-        return found
+        return verification
 
     def record_verification(
         self,
@@ -135,7 +135,7 @@ class Services:
         failed: Sequence[str],
     ) -> Verification:
         """Keep what a test of a service with bad tokens found. Raises ``NotFound``."""
-        found = Verification(
+        verification = Verification(
             verified_at=int(self._clock()),
             verified_by=by.username,
             url=url,
@@ -145,10 +145,10 @@ class Services:
         )
         with self._database.transaction():
             service = self.get(reference)
-            self._verifications.replace(service.id, found)
+            self._verifications.replace(service.id, verification)
             after = {"url": url, "passed": passed, "failed": list(failed)}
             self._audit.record(by, "service.verify", _target(service), after=after)
-        return found
+        return verification
 
     def policy_for(self, target: str) -> TokenPolicy | None:
         """Return the policy of the service with this audience, or else with this name."""
@@ -408,7 +408,8 @@ def fields_of(service: Service) -> dict[str, Any]:
         "account": service.account,
         "audiences": service.audiences,
         "exchanges": [
-            {"service": each.service, "scopes": each.scopes} for each in service.exchanges
+            {"service": exchange.service, "scopes": exchange.scopes}
+            for exchange in service.exchanges
         ],
         "scopes": [scope.name for scope in service.scopes],
     }
@@ -433,7 +434,9 @@ def _removed_scopes(before: Service, after: Service) -> set[str]:
 
 def _additions(service: Service) -> list[tuple[str, str]]:
     """Return what exchanges add, as (service, scope)."""
-    return [(each.service, scope) for each in service.exchanges for scope in each.scopes]
+    return [
+        (exchange.service, scope) for exchange in service.exchanges for scope in exchange.scopes
+    ]
 
 
 def _exchanged(service: Service | None) -> set[tuple[str | None, str, str | None]]:
@@ -441,9 +444,9 @@ def _exchanged(service: Service | None) -> set[tuple[str | None, str, str | None
     if service is None or not service.policy.enabled:
         return set()
     return {
-        (service.account, each.service, scope)
-        for each in service.exchanges
-        for scope in (None, *each.scopes)
+        (service.account, exchange.service, scope)
+        for exchange in service.exchanges
+        for scope in (None, *exchange.scopes)
     }
 
 

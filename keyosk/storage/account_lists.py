@@ -55,8 +55,8 @@ class _Source:
     order: Any = None
 
     def select(self) -> "peewee.ModelSelect[Any]":
-        found: peewee.ModelSelect[Any] = self.key.model.select(self.key.alias("key"))
-        return found.where(self.condition)
+        query: peewee.ModelSelect[Any] = self.key.model.select(self.key.alias("key"))
+        return query.where(self.condition)
 
     def first(self) -> "peewee.ModelSelect[Any]":
         # Ordered, because PostgreSQL might otherwise read the table if many rows pass.
@@ -92,8 +92,8 @@ class AccountLists:
             if few is not None:
                 return self._walk(list_query, _SORTS, among=few)
         if leading and sorts is _SORTS:
-            found = self._sources(min(leading), filters) or ()
-            return self._along(list_query, found, covered=leading)
+            sources = self._sources(min(leading), filters) or ()
+            return self._along(list_query, sources, covered=leading)
         return self._walk(list_query, sorts)
 
     def horizon(self, list_query: ListQuery, looked_at: int) -> dict[str, Any] | None:
@@ -119,8 +119,8 @@ class AccountLists:
     def _leading(self, filters: Mapping[str, Any]) -> set[str]:
         """Return the filters whose index continues with the id."""
         for names in (("scope",), ("role",), _FACETS):
-            if found := {name for name in names if name in filters}:
-                return found
+            if present := {name for name in names if name in filters}:
+                return present
         return set()
 
     def count(self, list_query: ListQuery) -> int:
@@ -345,8 +345,8 @@ class AccountLists:
     def _contains(self, column: peewee.Field, text: str) -> peewee.Expression:
         """Return the condition that a name contains this text."""
         place = fn.INSTR if self._database.is_sqlite else fn.STRPOS
-        found: peewee.Expression = place(column, text) > 0
-        return found
+        contains: peewee.Expression = place(column, text) > 0
+        return contains
 
     def _by_code_point(self, column: Any) -> Any:
         # This is how SQLite compares by default.
@@ -364,9 +364,9 @@ def _beginnings(prefix: str) -> tuple[tuple[peewee.Field, str], tuple[peewee.Fie
 def _holds(condition: peewee.Expression) -> peewee.Expression:
     """Return the condition that the account has such a grant, with a limit for the planner."""
     mine = tables.Grant.account == tables.Account.id
-    found = tables.Grant.select(peewee.SQL("1")).where(mine, condition).limit(1)
+    grants = tables.Grant.select(peewee.SQL("1")).where(mine, condition).limit(1)
     # Not "== 1": PostgreSQL would expect few results, and read and sort all accounts.
-    holds: peewee.Expression = fn.COALESCE(found, 0) != 0
+    holds: peewee.Expression = fn.COALESCE(grants, 0) != 0
     return holds
 
 

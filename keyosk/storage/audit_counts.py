@@ -90,18 +90,18 @@ class AuditCounts:
 
     def show_refusal(self, refusal: Refusal, *, most: int) -> bool:
         """Return whether a refusal gets a row, as one of ``most`` of its account and minute."""
-        shown = replace(refusal, credential="", action=_SHOWN)
+        public = replace(refusal, credential="", action=_SHOWN)
         known = tables.Refusal
         mine = (
-            (known.account == shown.account)
+            (known.account == public.account)
             & (known.credential == "")
             & (known.action == _SHOWN)
-            & (known.minute == shown.minute)
+            & (known.minute == public.minute)
         )
         before = self._database.row(known.select(known.count).where(mine))
         if before is not None and before["count"] >= most:
             return False
-        self.count_refusal(shown)
+        self.count_refusal(public)
         after = self._database.row(known.select(known.count).where(mine))
         return after is not None and after["count"] <= most
 

@@ -174,7 +174,7 @@ class Inserts:
         sql, _ = query.bind(self._database).sql()
         head, _, rest = sql.partition(" VALUES ")
         row, end, tail = rest.partition(")")
-        made = Insert(
+        insert = Insert(
             meta.table_name,
             tuple(map(Column, names, fields)),
             head,
@@ -182,5 +182,5 @@ class Inserts:
             tail,
             returns=skipping_taken,
         )
-        self._known[table, names, skipping_taken] = made
-        return made
+        self._known[table, names, skipping_taken] = insert
+        return insert

@@ -77,8 +77,8 @@ class ConsoleSessionStore:
     def take_challenge(self, session_id: str, challenge: bytes) -> bool:
         """Delete a challenge; returns whether it existed, because each is used only once."""
         session = tables.ConsoleSession
-        asked = (session.id == session_id) & (session.challenge == challenge)
-        return self._database.write(session.update(challenge=None).where(asked)) == 1
+        pending = (session.id == session_id) & (session.challenge == challenge)
+        return self._database.write(session.update(challenge=None).where(pending)) == 1
 
     def raise_to(self, session_id: str, amr: Sequence[str], digest: bytes) -> None:
         """Store how the owner has proved who they are, and the hash of a new secret."""
@@ -183,8 +183,8 @@ class PendingLoginStore:
     def take_challenge(self, digest: bytes, challenge: bytes) -> bool:
         """Delete a challenge; returns whether it existed, because each is used only once."""
         login = tables.PendingLogin
-        asked = (login.digest == digest) & (login.challenge == challenge)
-        return self._database.write(login.update(challenge=None).where(asked)) == 1
+        pending = (login.digest == digest) & (login.challenge == challenge)
+        return self._database.write(login.update(challenge=None).where(pending)) == 1
 
     def take(self, digest: bytes) -> bool:
         """Delete a login; returns whether it existed. Of concurrent calls, only one gets true."""

@@ -168,15 +168,15 @@ def one_line(text: str) -> str:
 
 def failure(error: peewee.DatabaseError) -> Exception:
     """Return the ``KeyoskError`` for an error; defects and constraints stay unchanged."""
-    found = kind(error)
-    if found is Kind.VALUE:
+    error_kind = kind(error)
+    if error_kind is Kind.VALUE:
         # The last resort: callers check their values, and name the wrong one.
         return Invalid.field("value", "cannot be stored in the database")
-    if found in (Kind.DEFECT, Kind.CONSTRAINT):
+    if error_kind in (Kind.DEFECT, Kind.CONSTRAINT):
         return error
-    if found is Kind.DAMAGE:
+    if error_kind is Kind.DAMAGE:
         return DatabaseDamaged("The database is damaged.", reason=reason(error))
-    if found is Kind.LASTING:
+    if error_kind is Kind.LASTING:
         return DatabaseUnusable("The database cannot be used as it is.", reason=reason(error))
     return Unavailable("The database is not available.", reason=reason(error))
 

@@ -91,12 +91,12 @@ class OpenedFile:
 
     def check(self) -> None:
         """Raise ``Unavailable`` if another file has the name, or none."""
-        found = _identity(self._path)
+        identity = _identity(self._path)
         if self._identity is None:
-            self._identity = found  # it was just made
-        if found is None or found != self._identity:
+            self._identity = identity  # it was just made
+        if identity is None or identity != self._identity:
             self.due = 0.0
-            what = "is not there" if found is None else "is another file than the one in use"
+            what = "is not there" if identity is None else "is another file than the one in use"
             raise Unavailable(
                 "The database is not available.",
                 reason=f"{self._path} {what}: put the right one back, or restart Keyosk",
@@ -107,7 +107,7 @@ class OpenedFile:
 def _identity(path: str) -> tuple[int, int] | None:
     """Return what no other file on this machine has, ``None`` if there is no file."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - it is called for each write
+        status = os.stat(path)  # noqa: PTH116 - it is called for each write
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

@@ -45,8 +45,8 @@ def backup(database: Database, target: Path) -> None:
 def faults_of_files(database: Database) -> list[str]:
     """Return the faults of pages and indexes that the database reports."""
     if database.is_sqlite:
-        told = _read(database, f"PRAGMA integrity_check({_SHOWN})")
-        return [line for (line,) in told if line != "ok"]
+        messages = _read(database, f"PRAGMA integrity_check({_SHOWN})")
+        return [line for (line,) in messages if line != "ok"]
     # PostgreSQL verifies a page when it reads it, so read everything.
     faults = []
     with database.driver_errors():
@@ -62,8 +62,8 @@ def faults_of_files(database: Database) -> list[str]:
 def faults_of_references(database: Database) -> list[str]:
     """Return the rows that refer to missing rows."""
     if database.is_sqlite:
-        found = _read(database, "PRAGMA foreign_key_check")
-        return [f"row {row} of {table} refers to no {other}" for table, row, other, _ in found]
+        rows = _read(database, "PRAGMA foreign_key_check")
+        return [f"row {row} of {table} refers to no {other}" for table, row, other, _ in rows]
     unchecked = (
         "SELECT conrelid::regclass::text, conname FROM pg_constraint "
         "WHERE NOT convalidated AND connamespace = current_schema()::regnamespace"

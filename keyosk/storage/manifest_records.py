@@ -32,7 +32,7 @@ class RecordedObject:
     ``rule``: its name with that of its issuer in front, as in manifests.
     """
 
-    made: ManifestRecord
+    record: ManifestRecord
     service: str | None
     role: str | None
     account: str | None
@@ -42,7 +42,7 @@ class RecordedObject:
     @property
     def is_grant(self) -> bool:
         """Whether this is a grant to ``account``."""
-        return bool(self.made.scope or self.made.role)
+        return bool(self.record.scope or self.record.role)
 
 
 class ManifestRecordStore:
@@ -67,12 +67,12 @@ class ManifestRecordStore:
             for row in self._database.rows(_with_names())
         ]
 
-    def remember(self, made: ManifestRecord) -> None:
+    def remember(self, record: ManifestRecord) -> None:
         """Record the owner of an object, replacing any other record of it."""
         table = tables.ManifestRecord
         self._database.write(
             table.insert(
-                object_id=made.object_id, scope=made.scope, role=made.role, owner=made.owner
+                object_id=record.object_id, scope=record.scope, role=record.role, owner=record.owner
             )
             .on_conflict(
                 conflict_target=[table.object_id, table.scope, table.role],
@@ -84,12 +84,12 @@ class ManifestRecordStore:
     def forget(self, items: Iterable[ManifestRecord]) -> None:
         """Delete the records of these objects."""
         table = tables.ManifestRecord
-        for made in items:
+        for record in items:
             self._database.write(
                 table.delete().where(
-                    (table.object_id == made.object_id)
-                    & (table.scope == made.scope)
-                    & (table.role == made.role)
+                    (table.object_id == record.object_id)
+                    & (table.scope == record.scope)
+                    & (table.role == record.role)
                 )
             )
 

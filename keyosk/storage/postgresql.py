@@ -178,12 +178,12 @@ class _Connection(psycopg.Connection[Any]):
         """
         with self.pipeline():
             self.execute(_BEGIN)
-            found = self.execute(_PROBE, (_PROBED,))
+            result = self.execute(_PROBE, (_PROBED,))
             if path:
                 self.execute(_set_config(path, is_local=True))
             current = self.execute("SELECT current_schema()")
             self.execute("COMMIT")
-        [probed], [(schema,)] = found.fetchall(), current.fetchall()
+        [probed], [(schema,)] = result.fetchall(), current.fetchall()
         return probed, schema
 
     def begin(self) -> None:
@@ -266,15 +266,15 @@ class _Adapter(peewee.Psycopg3Adapter):
         text = self._url.hide_secrets(text)
         first, *others = text.split("\n- host: ")
         causes = [each.partition(": ")[2] for each in others] or [first]
-        told = "; ".join(dict.fromkeys(driver_errors.one_line(cause) for cause in causes))
+        message = "; ".join(dict.fromkeys(driver_errors.one_line(cause) for cause in causes))
         if any(driver_errors.is_poolers(cause) for cause in causes):
             return _refused(
-                f"a connection pooler refuses it ({told}): take such parameters out of the URL, or "
-                "connect to PostgreSQL itself"
+                f"a connection pooler refuses it ({message}): take such parameters out of the URL, "
+                "or connect to PostgreSQL itself"
             )
         if all(driver_errors.is_lasting(driver_errors.one_line(cause)) for cause in causes):
-            return DatabaseUnusable("The database refuses Keyosk.", reason=told)
-        return Unavailable(_AWAY, reason=told)
+            return DatabaseUnusable("The database refuses Keyosk.", reason=message)
+        return Unavailable(_AWAY, reason=message)
 
 
 class Postgresql(peewee.PostgresqlDatabase):

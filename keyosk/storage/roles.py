@@ -47,17 +47,17 @@ class RoleStore:
 
     def by_name(self, name: str) -> Role:
         """Return the role with this name. Raises ``NotFound``."""
-        found = self._roles(tables.Role.select().where(tables.Role.name == name))
-        if not found:
+        roles = self._roles(tables.Role.select().where(tables.Role.name == name))
+        if not roles:
             raise NotFound("There is no such role.")
-        return found[0]
+        return roles[0]
 
     def named(self, names: Sequence[str]) -> dict[str, Role]:
         """Return the roles with these names, with their scopes."""
         if not names:
             return {}
-        found = self._roles(tables.Role.select().where(tables.Role.name.in_(list(names))))
-        return {role.name: role for role in found}
+        roles = self._roles(tables.Role.select().where(tables.Role.name.in_(list(names))))
+        return {role.name: role for role in roles}
 
     def page(self, list_query: ListQuery) -> list[Role]:
         """Return a page of roles."""

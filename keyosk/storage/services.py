@@ -55,10 +55,10 @@ _TARGET: Final = tables.Service.alias()
 
 def _exchanges_for(name: str) -> peewee.Expression:
     """Return the condition that tokens may be exchanged for those of the service ``name``."""
-    found = tables.Exchange.select(tables.Exchange.service).join(
+    exchanges = tables.Exchange.select(tables.Exchange.service).join(
         _TARGET, on=(tables.Exchange.target == _TARGET.id)
     )
-    condition: peewee.Expression = tables.Service.id.in_(found.where(_TARGET.name == name))
+    condition: peewee.Expression = tables.Service.id.in_(exchanges.where(_TARGET.name == name))
     return condition
 
 
@@ -275,10 +275,10 @@ class ServiceStore:
     def account_id(self, username: str) -> str:
         """Return the id of the account that will act for a service. Raises ``Invalid``."""
         query = tables.Account.select(tables.Account.id)
-        found = self._database.row(query.where(tables.Account.username == username))
-        if found is None:
+        row = self._database.row(query.where(tables.Account.username == username))
+        if row is None:
             raise Invalid.field("account", "there is no such account")
-        account_id: str = found["id"]
+        account_id: str = row["id"]
         return account_id
 
     def _add_exchanges(self, service: Service) -> None:
@@ -312,12 +312,12 @@ class ServiceStore:
             .join(tables.Service, on=(tables.Exchange.target == tables.Service.id))
             .where(tables.Exchange.service.in_(service_ids))
         )
-        found: dict[str, list[Exchange]] = defaultdict(list)
+        exchanges: dict[str, list[Exchange]] = defaultdict(list)
         # Sorted here, as in changes, because databases sort in their own ways.
         for row in sorted(self._database.rows(query), key=lambda row: str(row["name"])):
             exchange = Exchange(row["name"], tuple(json.loads(row["scopes"])))
-            found[row["service"]].append(exchange)
-        return found
+            exchanges[row["service"]].append(exchange)
+        return exchanges
 
     def _usernames(self, account_ids: Iterable[str | None]) -> dict[str, str]:
         wanted = [account_id for account_id in account_ids if account_id is not None]
@@ -328,10 +328,10 @@ class ServiceStore:
         return {row["id"]: row["username"] for row in rows}
 
     def _one(self, condition: peewee.Expression) -> Service:
-        found = self._services(tables.Service.select().where(condition))
-        if not found:
+        services = self._services(tables.Service.select().where(condition))
+        if not services:
             raise NotFound("There is no such service.")
-        return found[0]
+        return services[0]
 
     def _services(self, query: "peewee.ModelSelect[tables.Service]") -> list[Service]:
         rows = self._database.rows(query)

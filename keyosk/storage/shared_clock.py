@@ -35,12 +35,12 @@ class SharedClock:
 
     def synchronise(self, database: Database) -> None:
         """Compare the clocks. Raises ``Unavailable``."""
-        asked = time.monotonic()
+        sent_at = time.monotonic()
         theirs = database.clock()
-        told = time.monotonic()
+        received_at = time.monotonic()
         if theirs is None:
             return
-        low, high = theirs - told, theirs - asked
+        low, high = theirs - received_at, theirs - sent_at
         if low <= self._high and high >= self._low:
             low, high = max(low, self._low), min(high, self._high)
         # Otherwise a clock was set, or another server has become the primary.

@@ -43,9 +43,9 @@ def refuse_used(target: Database) -> None:
 def _read(database: Database, table: type[Table]) -> Iterator[list[dict[str, Any]]]:
     # Rows with automatic numbers get new ones in the same order; otherwise the next automatic
     # number would be taken.
-    columns = [each for each in table._meta.sorted_fields if not isinstance(each, AutoField)]
+    columns = [field for field in table._meta.sorted_fields if not isinstance(field, AutoField)]
     order = table._meta.get_primary_keys()
     with database.driver_errors():
         rows = table.select(*columns).order_by(*order).dicts().iterator(database.raw)
-        while found := list(islice(rows, _AT_ONCE)):
-            yield found
+        while batch := list(islice(rows, _AT_ONCE)):
+            yield batch

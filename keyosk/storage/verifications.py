@@ -27,10 +27,14 @@ class VerificationStore:
         del row["service"]
         return Verification(**{**row, "failed": tuple(json.loads(row["failed"]))})
 
-    def replace(self, service_id: str, found: Verification) -> None:
+    def replace(self, service_id: str, verification: Verification) -> None:
         """Store a result, replacing the one before. Raises ``NotFound``."""
         known = tables.Verification
-        row = {**asdict(found), "service": service_id, "failed": json.dumps(found.failed)}
+        row = {
+            **asdict(verification),
+            "service": service_id,
+            "failed": json.dumps(verification.failed),
+        }
         fields = [field for field in known._meta.sorted_fields if field is not known.service]
         query = (
             known.insert(row)

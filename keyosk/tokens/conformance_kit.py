@@ -115,7 +115,7 @@ def _good_claims(service: Service, issuer: str, now: int) -> Claims:
         "aud": service.policy.audience,
         "client_id": "verify-service",
         "preferred_username": "verify-service",
-        "scope": " ".join(each.name for each in service.scopes),
+        "scope": " ".join(scope.name for scope in service.scopes),
         "iat": now,
         "exp": now + _LIFETIME,
         "auth_time": now,

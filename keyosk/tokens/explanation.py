@@ -131,7 +131,7 @@ class Explainer:
 def _unusable(
     account: Account, key: ApiKey | None, now: int, *, needs_password: bool
 ) -> Reason | None:
-    found = next(unusable(account, key, now), None)
-    if found is None and key is None and needs_password and not account.has_password:
+    reason = next(unusable(account, key, now), None)
+    if reason is None and key is None and needs_password and not account.has_password:
         return Reason.NO_PASSWORD
-    return found
+    return reason

@@ -53,7 +53,7 @@ class Inspection:
             return self._session_of(by, text)
         if not self._may_see(by, claims) or not self._is_active(claims):
             return None
-        found: dict[str, Any] = {
+        response: dict[str, Any] = {
             "scope": claims.scope,
             "client_id": claims.client,
             "username": claims.username,
@@ -66,10 +66,10 @@ class Inspection:
             "jti": claims.id,
         }
         if claims.credential_id is not None:
-            found["key_id"] = claims.credential_id
+            response["key_id"] = claims.credential_id
         if claims.actor is not None:
-            found["act"] = claims.actor
-        return found
+            response["act"] = claims.actor
+        return response
 
     def fault(self, text: str) -> str | None:
         """Return why a token is not accepted, or ``None`` if it is."""

@@ -180,7 +180,9 @@ class TokenIssuer:
         Raises ``InvalidTarget``, ``InvalidScope``.
         """
         held = entitlements.current(principal, int(self._clock())).values()
-        owned = [each.scope for each in held if each.service.name == registry.name]
+        owned = [
+            entitlement.scope for entitlement in held if entitlement.service.name == registry.name
+        ]
         access, used = registry_access.access(scopes, owned)
         token = self._tokens.issue(
             principal,
@@ -400,7 +402,7 @@ class TokenIssuer:
         subject_token: str,
         token_request: TokenRequest,
         *,
-        shown: WorkloadLogin | None = None,
+        workload: WorkloadLogin | None = None,
         address: str | None = None,
         request_id: str | None = None,
     ) -> IssuedToken:
@@ -434,9 +436,9 @@ class TokenIssuer:
         )
         if set(token_grant.audiences) != {policy.audience}:
             raise InvalidTarget("A requested scope belongs to another audience.")
-        if shown is not None:
+        if workload is not None:
             self._tokens.preview(bounded, token_grant, lifetime=token_request.lifetime)
-            self._workload_logins.record(shown, address=address, request_id=request_id)
+            self._workload_logins.record(workload, address=address, request_id=request_id)
         acts = Actor(actor.account_id, actor.username, claims.actor)
         token = self._tokens.issue(
             bounded,
@@ -490,5 +492,5 @@ def _offline(token_grant: TokenGrant) -> TokenGrant:
 
 
 def _exchange_to(acting: Iterable[Service], target: str) -> Exchange | None:
-    exchanges = (each for service in acting for each in service.exchanges)
-    return next((each for each in exchanges if each.service == target), None)
+    exchanges = (exchange for service in acting for exchange in service.exchanges)
+    return next((exchange for exchange in exchanges if exchange.service == target), None)

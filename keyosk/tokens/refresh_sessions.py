@@ -159,13 +159,13 @@ class Sessions:
 
         The filter ``owner`` is an id or a username; an unknown one has no sessions.
         """
-        found = self._accounts.owned(list_query)
-        return [] if found is None else self._store.page_of_all(found, int(self._clock()))
+        owned = self._accounts.owned(list_query)
+        return [] if owned is None else self._store.page_of_all(owned, int(self._clock()))
 
     def count_of_all(self, list_query: ListQuery) -> int:
         """Return the number of active sessions of all accounts."""
-        found = self._accounts.owned(list_query)
-        return 0 if found is None else self._store.count_of_all(found, int(self._clock()))
+        owned = self._accounts.owned(list_query)
+        return 0 if owned is None else self._store.count_of_all(owned, int(self._clock()))
 
     def end(self, by: Caller, reference: str, session_id: str) -> int | None:
         """End a session of the account and revoke its access tokens.
@@ -194,8 +194,8 @@ class Sessions:
             self._accounts.locked(session.account_id)
         except NotFound:
             raise InvalidGrant(_ENDED) from None
-        found = self._store.locked(session.id)
-        now_known = None if found is None else self._corrected(found)
+        stored = self._store.locked(session.id)
+        now_known = None if stored is None else self._corrected(stored)
         if now_known is None:
             raise InvalidGrant(_ENDED)
         return now_known

@@ -70,12 +70,12 @@ class Tracing:
 
     def fields(self) -> dict[str, str]:
         """Return ``trace_id`` and ``span_id`` of the request of this context, if it has a span."""
-        found = trace.get_current_span().get_span_context()
-        if not found.is_valid:
+        context = trace.get_current_span().get_span_context()
+        if not context.is_valid:
             return {}
         return {
-            "trace_id": trace.format_trace_id(found.trace_id),
-            "span_id": trace.format_span_id(found.span_id),
+            "trace_id": trace.format_trace_id(context.trace_id),
+            "span_id": trace.format_span_id(context.span_id),
         }
 
     def _stop(self) -> None:

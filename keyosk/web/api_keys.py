@@ -95,9 +95,9 @@ class AllApiKeysResource(Endpoint):
         names: dict[str, str] = {}
 
         def read(list_query: ListQuery) -> list[ApiKey]:
-            found = api_keys.page_of_all(list_query)
-            names.update(accounts.usernames({key.account_id for key in found}))
-            return found
+            keys = api_keys.page_of_all(list_query)
+            names.update(accounts.usernames({key.account_id for key in keys}))
+            return keys
 
         def body(key: ApiKey) -> dict[str, Any]:
             owner = {"account_id": key.account_id, "username": names.get(key.account_id)}
@@ -125,7 +125,7 @@ class FindResource(Endpoint):
             {
                 "matches": matches,
                 "is_whole": is_whole,
-                "items": [_found_body(each) for each in found],
+                "items": [_found_body(item) for item in found],
                 "more": more,
             }
         )
@@ -147,8 +147,8 @@ class ApiKeysResource(Endpoint):
     @operation(body=ApiKeyNew, response=ApiKeyMade, status=201, has_etag=True)
     def post(self, account: str) -> Response:
         """Create an API key; only this response contains its secret."""
-        made = self.installation.api_keys.create(g.caller, account, **_fields(self.load()))
-        return _shown_once(made)
+        created = self.installation.api_keys.create(g.caller, account, **_fields(self.load()))
+        return _shown_once(created)
 
 
 class RotateResource(Endpoint):
@@ -174,8 +174,8 @@ class ApiKeyResource(Endpoint):
     @operation(response=ApiKeySchema, has_etag=True)
     def get(self, account: str, key: str) -> Response:
         """Return the API key, without its secret."""
-        found = self.installation.api_keys.get(account, key)
-        return object_response(_body(found), found.version)
+        stored = self.installation.api_keys.get(account, key)
+        return object_response(_body(stored), stored.version)
 
     @operation(body=ApiKeyPatch, response=ApiKeySchema, has_etag=True)
     def patch(self, account: str, key: str) -> Response:
@@ -209,23 +209,23 @@ def _searched(fields: Mapping[str, str]) -> tuple[str | None, str | None, str]:
     return secret, api_key_format.digest(secret).hex(), api_key_format.prefix(secret)
 
 
-def _found_body(found: FoundApiKey) -> dict[str, Any]:
+def _found_body(match: FoundApiKey) -> dict[str, Any]:
     return {
-        "account_id": found.key.account_id,
-        "username": found.username,
-        **_body(found.key),
-        "works": not found.faults,
-        "faults": [reason.value for reason in found.faults],
+        "account_id": match.key.account_id,
+        "username": match.username,
+        **_body(match.key),
+        "works": not match.faults,
+        "faults": [reason.value for reason in match.faults],
     }
 
 
-def _shown_once(made: NewApiKey) -> Response:
+def _shown_once(created: NewApiKey) -> Response:
     return object_response(
-        {**_body(made.key), "secret": made.secret},
-        made.key.version,
+        {**_body(created.key), "secret": created.secret},
+        created.key.version,
         201,
-        location=f"/accounts/{made.key.account_id}/api-keys/{made.key.id}",
-        effective_at=made.key.effective_at,
+        location=f"/accounts/{created.key.account_id}/api-keys/{created.key.id}",
+        effective_at=created.key.effective_at,
     )
 
 

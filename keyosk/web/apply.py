@@ -94,12 +94,12 @@ class ApplyResource(EndpointWithCleanup):
 def _options() -> dict[str, bool]:
     """Return the flags of the query. Raises ``Invalid`` for other parameters."""
     fields = ApplyQuery().fields
-    found = dict.fromkeys(fields, False)
+    options = dict.fromkeys(fields, False)
     for name, values in request.args.lists():
-        if name not in found or len(values) > 1:
+        if name not in options or len(values) > 1:
             raise Invalid.field(name[:200], "is not a parameter here, or is given twice")
         try:
-            found[name] = bool(fields[name].deserialize(values[0]))
+            options[name] = bool(fields[name].deserialize(values[0]))
         except ValidationError:
             raise Invalid.field(name, "must be true or false") from None
-    return found
+    return options

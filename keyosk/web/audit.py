@@ -111,16 +111,16 @@ class ChainResource(Endpoint):
         The rows since the last checkpoint are verified, 500 at most. ``keyosk audit verify``
         verifies all.
         """
-        found = self.installation.audit.chain()
-        point = found.checkpoint
+        chain = self.installation.audit.chain()
+        point = chain.checkpoint
         return json_response(
             {
-                "first": found.first,
-                "last": found.last,
+                "first": chain.first,
+                "last": chain.last,
                 "checkpoint": point.sequence if point else None,
                 "checkpoint_at": rfc3339(point.time) if point else None,
-                "verified": found.verified,
-                "fault": found.fault,
+                "verified": chain.verified,
+                "fault": chain.fault,
             }
         )
 

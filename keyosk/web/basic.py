@@ -63,10 +63,10 @@ def candidates(header: str) -> tuple[tuple[str, str], ...]:
             username, secret = _form_decoded(username), _form_decoded(secret)
             pairs += [_pair(username, secret, "utf-8"), _pair(username, secret, "iso-8859-1")]
 
-    found = tuple(dict.fromkeys(pair for pair in pairs if pair is not None))
-    if not found:
+    distinct = tuple(dict.fromkeys(pair for pair in pairs if pair is not None))
+    if not distinct:
         raise errors.BadCredentials
-    return found
+    return distinct
 
 
 # SECURITY: these return None instead of raising, and nothing is raised inside their handlers: a

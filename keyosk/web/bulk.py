@@ -137,17 +137,17 @@ class ExportResource(Endpoint):
 
 def _options() -> tuple[bool, OnConflict]:
     """Return ``dry_run`` and ``on_conflict`` of the query. Raises ``Invalid`` for others."""
-    given: dict[str, str] = {}
+    options: dict[str, str] = {}
     for name, values in request.args.lists():
         if name not in ImportQuery().fields or len(values) > 1:
             raise Invalid.field(name[:200], "is not a parameter here, or is given twice")
-        given[name] = values[0]
+        options[name] = values[0]
     try:
-        dry_run = QueryFlag().deserialize(given.get("dry_run", "false"))
+        dry_run = QueryFlag().deserialize(options.get("dry_run", "false"))
     except ValidationError:
         raise Invalid.field("dry_run", "must be true or false") from None
     try:
-        return dry_run, OnConflict(given.get("on_conflict", OnConflict.SKIP))
+        return dry_run, OnConflict(options.get("on_conflict", OnConflict.SKIP))
     except ValueError:
         words = ", ".join(OnConflict)
         raise Invalid.field("on_conflict", f"must be one of {words}") from None

@@ -33,11 +33,11 @@ def login(installation: Installation, single: Mapping[str, str]) -> Principal:
     if SECRET in single:
         pair = (single["client_id"], single[SECRET])
         return access.by_secret(installation, presented.candidates([pair]))
-    proven = access.login(installation)
+    principal = access.login(installation)
     client_id = single.get("client_id")
-    if client_id is not None and not usernames.is_same(client_id, proven.username):
+    if client_id is not None and not usernames.is_same(client_id, principal.username):
         raise InvalidRequest("The client_id is not the username of the account that logs in.")
-    return proven
+    return principal
 
 
 def login_if_any(installation: Installation, single: Mapping[str, str]) -> Principal | None:

@@ -32,9 +32,9 @@ class AllConsoleSessionsResource(Endpoint):
         names: dict[str, str] = {}
 
         def read(list_query: ListQuery) -> list[ConsoleSession]:
-            found = sessions.page_of_all(list_query)
-            names.update(accounts.usernames({session.account_id for session in found}))
-            return found
+            page = sessions.page_of_all(list_query)
+            names.update(accounts.usernames({session.account_id for session in page}))
+            return page
 
         def body(session: ConsoleSession) -> dict[str, Any]:
             owner = {

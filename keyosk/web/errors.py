@@ -181,9 +181,9 @@ def _detail(error: errors.KeyoskError) -> str:
 
 def oauth_code(status: int, kind: type[Exception]) -> str:
     """Return the OAuth error code for an error with this status."""
-    for each in kind.__mro__:
-        if each in OAUTH_CODES:
-            return OAUTH_CODES[each]
+    for ancestor in kind.__mro__:
+        if ancestor in OAUTH_CODES:
+            return OAUTH_CODES[ancestor]
     return OAUTH_STATUS_CODES.get(status, "invalid_request")
 
 

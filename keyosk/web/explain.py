@@ -67,15 +67,15 @@ class ExplainResource(Endpoint):
                 targets=tuple(filter(None, fields.get("audience", ()))),
                 lifetime=fields.get("lifetime"),
             )
-            found = self.installation.explainer.explain(
+            explanation = self.installation.explainer.explain(
                 account,
                 token_request,
                 api_key_id=api_key,
                 by_workload=fields.get("credential") == CredentialKind.WORKLOAD,
             )
         except InvalidScope as error:  # a malformed scope parameter
-            found = Explanation(None, error, None, (), {})
-        return json_response(self._shape(found))
+            explanation = Explanation(None, error, None, (), {})
+        return json_response(self._shape(explanation))
 
     def _account(self, reference: str | None) -> str:
         """Return the id of the account: the caller's own, or with the scope any."""
@@ -83,28 +83,28 @@ class ExplainResource(Endpoint):
         if reference is None:
             return own
         try:
-            found = self.installation.accounts.get(reference).id
+            account_id = self.installation.accounts.get(reference).id
         except NotFound:
-            found = ""
+            account_id = ""
         # SECURITY: a caller who may not see accounts must not learn which exist.
-        if found != own and not g.caller.has(_READ):
+        if account_id != own and not g.caller.has(_READ):
             raise InsufficientScope(_READ)
-        return found or reference
+        return account_id or reference
 
     def _shape(self, explanation: Explanation) -> dict[str, Any]:
-        found: dict[str, Any] = {"granted": explanation.preview is not None}
+        shape: dict[str, Any] = {"granted": explanation.preview is not None}
         if explanation.error is not None:
-            found["error"] = explanation.error.code
-            found["error_description"] = explanation.error.detail
+            shape["error"] = explanation.error.code
+            shape["error_description"] = explanation.error.detail
         if explanation.reason is not None:
-            found["error"] = "invalid_client"
-            found["reason"] = explanation.reason.value
-            found["message"] = _SENTENCES[explanation.reason]
-            found["error_description"] = BadCredentials().detail  # as for a wrong secret
+            shape["error"] = "invalid_client"
+            shape["reason"] = explanation.reason.value
+            shape["message"] = _SENTENCES[explanation.reason]
+            shape["error_description"] = BadCredentials().detail  # as for a wrong secret
         if explanation.preview is not None:
-            found["claims"] = dict(explanation.preview.claims)
-            found["size"] = explanation.preview.size
-        found["scopes"] = [
+            shape["claims"] = dict(explanation.preview.claims)
+            shape["size"] = explanation.preview.size
+        shape["scopes"] = [
             {
                 "name": each.scope,
                 "through": each.role or "grant",
@@ -112,11 +112,11 @@ class ExplainResource(Endpoint):
             }
             for each in explanation.given
         ]
-        found["missing"] = [
+        shape["missing"] = [
             {"name": name, "reason": reason.value, "message": _SENTENCES[reason]}
             for name, reason in self._visible(explanation.missing).items()
         ]
-        return found
+        return shape
 
     def _visible(self, missing: Mapping[str, Reason]) -> dict[str, Reason]:
         # SECURITY: a caller who may not see services must not learn which scopes exist.

@@ -37,8 +37,10 @@ class IntrospectResource(_AboutToken):
     def post(self) -> Response:
         """Return the state of a token, to its account and to the services it is for."""
         by, token = self._requested()
-        found = self.installation.inspection.inspect(by, token)
-        response = json_response({"active": False} if found is None else {"active": True, **found})
+        document = self.installation.inspection.inspect(by, token)
+        response = json_response(
+            {"active": False} if document is None else {"active": True, **document}
+        )
         response.headers["Pragma"] = "no-cache"
         return response
 

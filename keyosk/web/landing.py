@@ -101,9 +101,9 @@ class IndexResource(Endpoint):
 
 
 def _index(there: Iterable[str], version: str | None) -> dict[str, Any]:
-    shown = {} if version is None else {"version": version}
+    version_field = {} if version is None else {"version": version}
     links = {name: addresses.url(path) for name, path in _INDEX.items() if path in there}
-    return {"name": "Keyosk", **shown, "issuer": addresses.url(""), "links": links}
+    return {"name": "Keyosk", **version_field, "issuer": addresses.url(""), "links": links}
 
 
 def _page(there: Iterable[str], version: str | None) -> str:

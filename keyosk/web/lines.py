@@ -127,8 +127,8 @@ def parse(number: int, text: bytes) -> Line:
 def result_line(result: Result) -> str:
     """Return a result as a line of the response."""
     if not result.faults and not result.warnings:  # nearly all; this takes a tenth of the time
-        shown = "" if result.account_id is None else f',"id":"{result.account_id}"'
-        return f'{{"line":{result.line},"status":"{result.status}"{shown}}}\n'
+        id_member = "" if result.account_id is None else f',"id":"{result.account_id}"'
+        return f'{{"line":{result.line},"status":"{result.status}"{id_member}}}\n'
     shape: dict[str, Any] = {"line": result.line, "status": result.status}
     if result.account_id is not None:
         shape["id"] = result.account_id

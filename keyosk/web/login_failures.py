@@ -125,6 +125,6 @@ class LoginFailuresResource(Endpoint):
         """
         an_hour_ago = int(self.installation.clock()) - _HOUR
         moment = queries.load(LoginFailuresQuery).get("since", an_hour_ago)
-        found = self.installation.login_failures.since(moment)
-        body: dict[str, Any] = _SHAPE.dump(found)
+        failures = self.installation.login_failures.since(moment)
+        body: dict[str, Any] = _SHAPE.dump(failures)
         return json_response(body)

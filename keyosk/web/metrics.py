@@ -85,9 +85,9 @@ def _documented() -> Iterator[Key]:
 
 def _key_set_fetches(numbers: Mapping[Key, float]) -> dict[Key, float]:
     """Return the fetches of key sets, from the counts of requests."""
-    found: dict[Key, float] = {}
+    counts: dict[Key, float] = {}
     for key, number in numbers.items():
         if key[0] == REQUESTS and key[1] == "GET" and key[2] in _KEY_SETS:
             result = (JWKS_FETCHES, _RESULTS.get(key[3], "failed"))
-            found[result] = found.get(result, 0.0) + number
-    return found
+            counts[result] = counts.get(result, 0.0) + number
+    return counts

@@ -54,11 +54,11 @@ def operation(**declared: Any) -> Callable[[_Method], _Method]:
     The default status is 200, or 204 without a response body.
     """
     usual = 200 if "response" in declared or "media_types" in declared else 204
-    made = Operation(**{**declared, "status": HTTPStatus(declared.get("status", usual))})
+    declaration = Operation(**{**declared, "status": HTTPStatus(declared.get("status", usual))})
 
     def attach(method: _Method) -> _Method:
         # No wrapper, so that a request pays nothing for it.
-        method.__dict__[_ATTRIBUTE] = made
+        method.__dict__[_ATTRIBUTE] = declaration
         return method
 
     return attach
@@ -67,10 +67,10 @@ def operation(**declared: Any) -> Callable[[_Method], _Method]:
 def of(resource: type, method: str) -> Operation:
     """Return the declaration of an HTTP method. Raises ``TypeError`` if there is none."""
     function = getattr(resource, method.lower(), None)
-    found = getattr(function, _ATTRIBUTE, None)
-    if not isinstance(found, Operation):
+    declaration = getattr(function, _ATTRIBUTE, None)
+    if not isinstance(declaration, Operation):
         raise TypeError(
             f"{resource.__name__} does not declare the request and response of its {method}: "
             "declare it with @operation (keyosk/web/operations.py)."
         )
-    return found
+    return declaration

@@ -156,10 +156,10 @@ def page(
     sort = parameters.get("sort", lists.default(parameters))
     list_query, left = _list_query(lists, sort, parameters)
     seen = horizon(list_query) if horizon else None
-    found = read(list_query if seen is None else _until(lists, list_query, seen))
-    shown = found[: list_query.limit - 1]
-    is_full = len(found) == list_query.limit
-    last = shown[-1] if is_full else seen
+    rows = read(list_query if seen is None else _until(lists, list_query, seen))
+    items = rows[: list_query.limit - 1]
+    is_full = len(rows) == list_query.limit
+    last = items[-1] if is_full else seen
     following = None
     if last is not None:
         if "cursor" not in parameters:
@@ -169,12 +169,12 @@ def page(
                 left = _room(list_query, count) if seen is None else _MANY
         if left == 0:
             following = _by_id(sort, list_query, last.created_at, last=last.id)
-        elif left is not None and left <= len(shown):
+        elif left is not None and left <= len(items):
             following = _by_id(sort, list_query, 0, last=_BEFORE_ALL)
         else:
-            left = None if left is None else _left(left - len(shown), list_query, count)
+            left = None if left is None else _left(left - len(items), list_query, count)
             following = _cursor(lists, sort, list_query, last=last, left=left)
-    response = json_response({"items": [shape(item) for item in shown], "next": following})
+    response = json_response({"items": [shape(item) for item in items], "next": following})
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
         response.headers["Link"] = f'<{addresses.url(quote(request.path))}?{query}>; rel="next"'
@@ -268,14 +268,14 @@ def _list_query(
 
 
 def _filters(lists: ListOptions, parameters: Mapping[str, str]) -> dict[str, Any]:
-    found = {}
+    filters = {}
     for name, filter_field in lists.filters.items():
         if name in parameters:
             try:
-                found[name] = filter_field.deserialize(parameters[name])
+                filters[name] = filter_field.deserialize(parameters[name])
             except ValidationError as error:
                 raise Invalid.field(name, str(error.messages[0]).rstrip(".")) from None
-    return found
+    return filters
 
 
 def _limit(value: str | None) -> int:

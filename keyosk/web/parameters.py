@@ -49,14 +49,14 @@ def body() -> dict[str, list[str]]:
         return values
     bodies.check_coding()
     if request.mimetype == FORM:
-        given = _form(request.get_data())
+        pairs = _form(request.get_data())
     elif request.mimetype == "application/json":
-        given = _members(bodies.parse(request.get_data()))
+        pairs = _members(bodies.parse(request.get_data()))
     elif request.get_data():
         raise InvalidRequest(f"The body must be {FORM} or application/json.")
     else:
         return values
-    for name, items in _storable(given).items():
+    for name, items in _storable(pairs).items():
         values[name] = [*values.get(name, []), *items]
     return values
 

@@ -111,18 +111,18 @@ def _read(value: str) -> _Tags:
     value = value.strip(" \t")
     if value == "*":
         return _Tags(any=True)
-    found: dict[bool, set[str]] = {True: set(), False: set()}
+    tags: dict[bool, set[str]] = {True: set(), False: set()}
     at = 0
     while at < len(value):
         tag = _TAG.match(value, at)
         if tag is not None:
-            found[tag[1] is not None].add(tag[2])
+            tags[tag[1] is not None].add(tag[2])
             at = tag.end()
         separator = _LIST.match(value, at)  # empty elements are allowed (section 5.6.1.2)
         if separator is None or (tag is None and separator.end() == at):
             return _Tags(malformed=True)
         at = separator.end()
-    return _Tags(strong=frozenset(found[False]), weak=frozenset(found[True]))
+    return _Tags(strong=frozenset(tags[False]), weak=frozenset(tags[True]))
 
 
 def _numbers(tags: frozenset[str]) -> frozenset[int]:

@@ -95,19 +95,21 @@ def _since() -> int:
     for name in request.args:
         if name != "since":
             raise Invalid.field(name[:200], "is not a parameter here")
-    given = request.args.getlist("since")
-    if not given:
+    values = request.args.getlist("since")
+    if not values:
         return 0
-    if len(given) > 1 or not (given[0].isascii() and given[0].isdecimal() and len(given[0]) < 19):
+    if len(values) > 1 or not (
+        values[0].isascii() and values[0].isdecimal() and len(values[0]) < 19
+    ):
         raise Invalid.field("since", "must be a sequence number from a revocations document")
-    return int(given[0])
+    return int(values[0])
 
 
 def _body(published: Published) -> dict[str, Any]:
     return {
         "sequence": published.sequence,
         "since": published.since,
-        "entries": [_entry(each) for each in published.revocations],
+        "entries": [_entry(entry) for entry in published.revocations],
     }
 
 

@@ -43,8 +43,8 @@ class RoleResource(Endpoint):
     @operation(response=RoleSchema, has_etag=True)
     def get(self, role: str) -> Response:
         """Return the role."""
-        found = self.installation.roles.get(role)
-        return object_response(_body(found), found.version)
+        stored = self.installation.roles.get(role)
+        return object_response(_body(stored), stored.version)
 
     @operation(body=RolePatch, response=RoleSchema, has_etag=True, raises=(Conflict,))
     def patch(self, role: str) -> Response:

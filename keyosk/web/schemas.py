@@ -350,16 +350,16 @@ def example_of(shape: type[StrictSchema]) -> dict[str, Any]:
     """Return the example of a schema: its own, or that of its fields."""
     if shape.example is not None:
         return dict(shape.example)
-    found = {}
+    example = {}
     for name, field in shape().fields.items():
         nested = field.inner if isinstance(field, fields.List) else field
         if "example" in field.metadata:
-            found[field.data_key or name] = field.metadata["example"]
+            example[field.data_key or name] = field.metadata["example"]
         elif isinstance(nested, fields.Nested):
             assert isinstance(nested.schema, StrictSchema)
             inner = example_of(type(nested.schema))
-            found[field.data_key or name] = inner if nested is field else [inner]
-    return found
+            example[field.data_key or name] = inner if nested is field else [inner]
+    return example
 
 
 def grants_of(shape: dict[str, Any]) -> list[Grant]:

@@ -145,8 +145,8 @@ class HeldScopesResource(Endpoint):
         Services verify tokens offline: Keyosk knows which tokens had a scope, and not what was
         done with them. `keyosk:admin` is used by whatever uses a scope that it stands for.
         """
-        found = self.installation.accounts.get(account)
-        held = self.installation.scope_uses.of_account(found.id)
+        holder = self.installation.accounts.get(account)
+        held = self.installation.scope_uses.of_account(holder.id)
         return json_response({"items": _SHAPE.dump(held, many=True)})
 
 

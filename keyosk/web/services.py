@@ -52,8 +52,8 @@ class ServicesResource(Endpoint):
     )
     def post(self) -> Response:
         """Create a service."""
-        given = {name: value for name, value in loaded(self.load()).items() if value is not None}
-        service = self.installation.services.create(g.caller, **given)
+        fields = {name: value for name, value in loaded(self.load()).items() if value is not None}
+        service = self.installation.services.create(g.caller, **fields)
         return object_response(
             _body(service), service.version, 201, location=f"/services/{service.id}"
         )
@@ -65,8 +65,8 @@ class ServiceResource(Endpoint):
     @operation(response=ServiceSchema, has_etag=True)
     def get(self, service: str) -> Response:
         """Return the service."""
-        found = self.installation.services.get(service)
-        return object_response(_body(found), found.version)
+        stored = self.installation.services.get(service)
+        return object_response(_body(stored), stored.version)
 
     @operation(
         body=ServicePatch,
@@ -126,14 +126,14 @@ class VerificationResource(Endpoint):
     @operation(body=VerificationNew, response=VerificationSchema)
     def put(self, service: str) -> Response:
         """Report what a test of the service found, in the place of the result before."""
-        found = self.load()
+        fields = self.load()
         return _verification_response(
-            self.installation.services.record_verification(g.caller, service, **found)
+            self.installation.services.record_verification(g.caller, service, **fields)
         )
 
 
-def _verification_response(found: Verification) -> Response:
-    body: dict[str, Any] = _VERIFICATION.dump(found)
+def _verification_response(verification: Verification) -> Response:
+    body: dict[str, Any] = _VERIFICATION.dump(verification)
     return json_response(body)
 
 

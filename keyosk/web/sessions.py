@@ -33,9 +33,9 @@ class AllSessionsResource(Endpoint):
         names: dict[str, str] = {}
 
         def read(list_query: ListQuery) -> list[Session]:
-            found = sessions.page_of_all(list_query)
-            names.update(accounts.usernames({session.account_id for session in found}))
-            return found
+            page = sessions.page_of_all(list_query)
+            names.update(accounts.usernames({session.account_id for session in page}))
+            return page
 
         def body(session: Session) -> dict[str, Any]:
             owner = {

@@ -175,10 +175,10 @@ def _by_exchange(
             installation, single["subject_token"], single=single, token_request=token_request
         )
     assertion = client_authentication.assertion(single)
-    shown = None
+    workload = None
     if assertion is not None:
-        shown = installation.token_issuer.workload(assertion, client_id=single.get("client_id"))
-    login = shown.principal if shown else client_authentication.login(installation, single)
+        workload = installation.token_issuer.workload(assertion, client_id=single.get("client_id"))
+    login = workload.principal if workload else client_authentication.login(installation, single)
     for name in ("subject_token", "subject_token_type"):
         if name not in single:
             raise InvalidRequest(f"The parameter {name} is missing.")
@@ -192,7 +192,7 @@ def _by_exchange(
         login,
         single["subject_token"],
         token_request,
-        shown=shown,
+        workload=workload,
         address=g.address,
         request_id=g.request_id,
     )

@@ -17,10 +17,10 @@ def fields(header: str) -> dict[str, str]:
 
     Later versions may have more fields at the end; version 00 may not (section 4.3).
     """
-    found = _FORM.fullmatch(header)
-    if found is None:
+    match = _FORM.fullmatch(header)
+    if match is None:
         return {}
-    version, trace, span, more = found.groups()
+    version, trace, span, more = match.groups()
     if version == _NO_VERSION or not int(trace, 16) or not int(span, 16):
         return {}
     if version == _VERSION and more is not None:

@@ -28,18 +28,18 @@ class Claims(fields.Field[ClaimValues]):
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> Mapping[str, Any]:
         if not isinstance(value, dict):
             raise ValidationError("Must be an object.")
-        if any(each is None for each in value.values()) and not self.metadata.get("patch"):
+        if any(item is None for item in value.values()) and not self.metadata.get("patch"):
             raise ValidationError("A claim must have a value.")
-        return {name: _values(each) for name, each in value.items()}
+        return {name: _values(item) for name, item in value.items()}
 
     def _serialize(self, value: Any, *_: Any, **__: Any) -> Any:
-        return {name: each[0] if len(each) == 1 else list(each) for name, each in value.items()}
+        return {name: item[0] if len(item) == 1 else list(item) for name, item in value.items()}
 
 
-def _values(given: Any) -> tuple[ClaimValue, ...] | None:
-    if given is None:
+def _values(value: Any) -> tuple[ClaimValue, ...] | None:
+    if value is None:
         return None
-    listed = given if isinstance(given, list) else [given]
+    listed = value if isinstance(value, list) else [value]
     if not listed or any(type(each) not in (str, int, bool) for each in listed):
         raise ValidationError("Must be text, a whole number, true or false, or a list of these.")
     if any(type(each) is int and not -(2**53) < each < 2**53 for each in listed):

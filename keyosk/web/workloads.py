@@ -54,8 +54,8 @@ class IssuersResource(Endpoint):
     @operation(body=IssuerNew, response=IssuerSchema, status=201, has_etag=True, raises=(Conflict,))
     def post(self) -> Response:
         """Trust an issuer."""
-        given = {name: value for name, value in loaded(self.load()).items() if value is not None}
-        issuer = self.installation.issuers.create(g.caller, **given)
+        fields = {name: value for name, value in loaded(self.load()).items() if value is not None}
+        issuer = self.installation.issuers.create(g.caller, **fields)
         return object_response(
             _issuer(issuer), issuer.version, 201, location=f"/issuers/{issuer.name}"
         )
@@ -67,8 +67,8 @@ class IssuerResource(Endpoint):
     @operation(response=IssuerSchema, has_etag=True)
     def get(self, issuer: str) -> Response:
         """Return the issuer."""
-        found = self.installation.issuers.get(issuer)
-        return object_response(_issuer(found), found.version)
+        stored = self.installation.issuers.get(issuer)
+        return object_response(_issuer(stored), stored.version)
 
     @operation(body=IssuerPatch, response=IssuerSchema, has_etag=True, raises=(Conflict,))
     def patch(self, issuer: str) -> Response:
@@ -101,8 +101,8 @@ class IssuerTestResource(Endpoint):
     def post(self, issuer: str) -> Response:
         """Tell what would happen if a workload showed this token: nothing is issued or kept."""
         assertion = self.load()["assertion"]
-        found = self.installation.issuers.get(issuer)
-        examined = self.installation.workload_logins.examine(found, assertion)
+        stored = self.installation.issuers.get(issuer)
+        examined = self.installation.workload_logins.examine(stored, assertion)
         return json_response(_report(examined))
 
 
@@ -120,12 +120,12 @@ class RulesResource(Endpoint):
     @operation(body=RuleNew, response=RuleSchema, status=201, has_etag=True, raises=(Conflict,))
     def post(self, issuer: str) -> Response:
         """Create a rule: tokens of the issuer with these claims log in as this account."""
-        given = {
+        fields = {
             name: value
             for name, value in loaded(self.load()).items()
             if value is not None or name == "scopes"
         }
-        rule = self.installation.workload_rules.create(g.caller, issuer, **given)
+        rule = self.installation.workload_rules.create(g.caller, issuer, **fields)
         location = f"/issuers/{issuer}/rules/{rule.name}"
         return object_response(_rule(rule), rule.version, 201, location=location)
 
@@ -136,8 +136,8 @@ class RuleResource(Endpoint):
     @operation(response=RuleSchema, has_etag=True)
     def get(self, issuer: str, rule: str) -> Response:
         """Return the rule."""
-        found = self.installation.workload_rules.get(issuer, rule)
-        return object_response(_rule(found), found.version)
+        stored = self.installation.workload_rules.get(issuer, rule)
+        return object_response(_rule(stored), stored.version)
 
     @operation(body=RulePatch, response=RuleSchema, has_etag=True, raises=(Conflict,))
     def patch(self, issuer: str, rule: str) -> Response:

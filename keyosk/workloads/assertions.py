@@ -226,13 +226,13 @@ def _public_key(jwk: str, algorithm: str) -> Any:
 
 def _object(part: bytes) -> dict[str, Any]:
     """Return a JSON object without duplicate members. Raises ``ValueError``."""
-    found = json.loads(part.decode(), object_pairs_hook=_members)
-    if type(found) is not dict or _depth(found) > _DEEPEST:
+    document = json.loads(part.decode(), object_pairs_hook=_members)
+    if type(document) is not dict or _depth(document) > _DEEPEST:
         raise ValueError
     # SECURITY: lone surrogates, NaN and the infinities are not I-JSON (RFC 7493 section 2):
     # a database, an audit row or a log could not store them.
-    json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
-    return found
+    json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    return document
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -242,11 +242,11 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _depth(found: Any) -> int:
-    if isinstance(found, dict):
-        return 1 + max(map(_depth, found.values()), default=0)
-    if isinstance(found, list):
-        return 1 + max(map(_depth, found), default=0)
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, value), default=0)
     return 0
 
 
@@ -275,9 +275,9 @@ def _are_claims(claims: Mapping[str, Any]) -> bool:
     )
 
 
-def _is_text(found: Any) -> bool:
-    return isinstance(found, str) and bool(found) and "\0" not in found
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value
 
 
-def _is_moment(found: Any) -> bool:
-    return type(found) in (int, float) and 0 <= found < _LATEST
+def _is_moment(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < _LATEST

@@ -36,10 +36,10 @@ def path(name: str) -> tuple[str, ...]:
 
 def value(claims: Mapping[str, Any], name: str) -> Any:
     """Return the value of a claim; ``None`` if the token lacks it."""
-    found: Any = claims
+    current: Any = claims
     for step in path(name):
-        found = found.get(step, _MISSING) if isinstance(found, dict) else _MISSING
-    return None if found is _MISSING else found
+        current = current.get(step, _MISSING) if isinstance(current, dict) else _MISSING
+    return None if current is _MISSING else current
 
 
 def parsed(texts: Iterable[str]) -> dict[str, Any]:
@@ -47,16 +47,16 @@ def parsed(texts: Iterable[str]) -> dict[str, Any]:
 
     A claim that is given repeatedly has several values. Raises ``ValueError``.
     """
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{text[:200]}: must be NAME=TEXT or NAME:=JSON.")
         is_json = name.endswith(":")
-        found.setdefault(name.removesuffix(":"), []).append(
+        values.setdefault(name.removesuffix(":"), []).append(
             _json(text, value) if is_json else value
         )
-    return {name: each[0] if len(each) == 1 else each for name, each in found.items()}
+    return {name: each[0] if len(each) == 1 else each for name, each in values.items()}
 
 
 def _json(text: str, value: str) -> Any:
@@ -93,14 +93,14 @@ def misses(rule: WorkloadRule, claims: Mapping[str, Any], prefixes: Iterable[str
     ]
 
 
-def _fits(found: Any, wanted: Iterable[ClaimValue], *, open_ended: bool) -> bool:
-    return any(_equals(found, each, open_ended=open_ended) for each in wanted)
+def _fits(actual: Any, wanted: Iterable[ClaimValue], *, open_ended: bool) -> bool:
+    return any(_equals(actual, each, open_ended=open_ended) for each in wanted)
 
 
-def _equals(found: Any, wanted: ClaimValue, *, open_ended: bool) -> bool:
+def _equals(actual: Any, wanted: ClaimValue, *, open_ended: bool) -> bool:
     # SECURITY: to Python, 1 == True and 1 == 1.0; a value of another type must not match.
-    if type(found) is not type(wanted):
+    if type(actual) is not type(wanted):
         return False
     if open_ended and isinstance(wanted, str) and wanted.endswith("*"):
-        return str(found).startswith(wanted[:-1])
-    return bool(found == wanted)
+        return str(actual).startswith(wanted[:-1])
+    return bool(actual == wanted)

@@ -155,11 +155,11 @@ class _Stream(httpcore2.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         del timeout
-        found = self._stream.read(max_bytes, timeout=_left(self._ends))
-        self._read += len(found)
+        data = self._stream.read(max_bytes, timeout=_left(self._ends))
+        self._read += len(data)
         if self._read > _LARGEST:
             raise httpcore2.ReadError(f"the response has more than {_LARGEST} bytes")
-        return found
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         del timeout
@@ -193,10 +193,10 @@ def _left(ends: float) -> float:
 
 def _resolve(host: str, port: int) -> list[IPv4Address | IPv6Address]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise httpcore2.ConnectError("the name of the host cannot be resolved") from None
-    return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+    return [ip_address(str(address[0]).partition("%")[0]) for *_, address in addresses]
 
 
 def _is_allowed(address: IPv4Address | IPv6Address, *, allow_private: bool) -> bool:
@@ -226,8 +226,8 @@ def _freshness(headers: Iterable[tuple[bytes, bytes]]) -> int:
     """Return for how many seconds a response is fresh (RFC 9111 section 4.2.1), within bounds."""
     control = b",".join(value for name, value in headers if name.lower() == b"cache-control")
     text = control.decode("latin-1")
-    found = _MAX_AGE.search(text)
-    seconds = int(found[1][:9]) if found else _FRESH_BY_DEFAULT  # enough digits for a year
+    match = _MAX_AGE.search(text)
+    seconds = int(match[1][:9]) if match else _FRESH_BY_DEFAULT  # enough digits for a year
     if _NOT_KEPT.search(text):
         seconds = 0
     return min(max(seconds - _age(headers), _FRESH[0]), _FRESH[1])
@@ -235,8 +235,8 @@ def _freshness(headers: Iterable[tuple[bytes, bytes]]) -> int:
 
 def _age(headers: Iterable[tuple[bytes, bytes]]) -> int:
     """Return for how many seconds a cache had the response before (RFC 9111 section 5.1)."""
-    found = next((value for name, value in headers if name.lower() == b"age"), b"")
-    return int(found[:9]) if found.isdigit() else 0
+    header = next((value for name, value in headers if name.lower() == b"age"), b"")
+    return int(header[:9]) if header.isdigit() else 0
 
 
 def _reason(error: Exception) -> str:

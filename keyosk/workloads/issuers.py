@@ -217,8 +217,8 @@ class TrustedIssuers:
         for name in ("required_claims", "prefix_claims"):
             check_claim_names(faults, name, getattr(issuer, name))
         faults.raise_if_any()
-        same = [each for each in self._issuers.by_claim(issuer.issuer) if each.id != issuer.id]
-        if any(each.audience == issuer.audience for each in same):
+        same = [other for other in self._issuers.by_claim(issuer.issuer) if other.id != issuer.id]
+        if any(other.audience == issuer.audience for other in same):
             raise Conflict("issuer", "Another issuer already has this iss and audience.")
 
     def _check_identity(self, faults: Faults, issuer: TrustedIssuer) -> None:

@@ -85,11 +85,11 @@ class KeySets:
             return assertions.candidates(assertion, issuer, assertions.parse_keys(issuer.keys))
         known, now = self._known(issuer), int(self._clock())
         keys = self._keys(issuer, known, now)
-        found = assertions.candidates(assertion, issuer, keys)
-        if found:
+        matching = assertions.candidates(assertion, issuer, keys)
+        if matching:
             if not _is_fresh(known, now):
                 self._start(issuer, known, now, pause=_PAUSE_AFTER_FAULT)
-            return found
+            return matching
         self._wait(issuer, known, now, pause=_PAUSE if keys else _PAUSE_AFTER_FAULT)
         known = self._known(issuer)
         keys = self._keys(issuer, known, now)

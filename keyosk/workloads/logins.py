@@ -173,14 +173,14 @@ class WorkloadLogins:
             self._forwarded.add(digest)
 
     def _issuer(self, assertion: Assertion) -> TrustedIssuer:
-        found = [
+        issuers = [
             issuer
             for issuer in self._issuers.by_claim(assertion.issuer)
             if issuer.enabled and issuer.audience in assertion.audiences
         ]
-        if len(found) != 1:
+        if len(issuers) != 1:
             raise InvalidGrant(_NOT_TRUSTED)
-        return found[0]
+        return issuers[0]
 
     def _verify(self, assertion: Assertion, issuer: TrustedIssuer) -> None:
         keys = self._key_sets.candidates(issuer, assertion)

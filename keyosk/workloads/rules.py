@@ -74,15 +74,15 @@ class WorkloadRules:
         with self._database.transaction():
             self._database.lock(LOCK)
             issuer = self._issuers.get(reference)
-            found = self._account(account)
+            owner = self._account(account)
             fields: dict[str, Any] = {**RESET, **values}
             rule = WorkloadRule(
                 id=rule_id,
                 issuer_id=issuer.id,
                 name=name,
                 claims=claims,
-                account=found.username,
-                account_id=found.id,
+                account=owner.username,
+                account_id=owner.id,
                 **fields,
                 last_used_at=None,
                 created_at=now,
@@ -137,8 +137,8 @@ class WorkloadRules:
                 merged = {**rule.claims, **changes["claims"]}
                 changes["claims"] = {n: each for n, each in merged.items() if each is not None}
             if "account" in changes:
-                found = self._account(changes["account"])
-                changes |= {"account": found.username, "account_id": found.id}
+                owner = self._account(changes["account"])
+                changes |= {"account": owner.username, "account_id": owner.id}
             after = replace(rule, **changes)
             self._check(issuer, after, expires_after=None)
             self._guard(by, rule)
@@ -178,12 +178,12 @@ class WorkloadRules:
 
     def _account(self, username: str) -> Account:
         try:
-            found = self._accounts.by_username(username)
+            account = self._accounts.by_username(username)
         except NotFound:
             raise Invalid.field("account", "there is no such account") from None
-        if found.kind is not Kind.MACHINE:
+        if account.kind is not Kind.MACHINE:
             raise Invalid.field("account", "must be an account of the kind machine")
-        return found
+        return account
 
     def _guard(self, by: Caller, rule: WorkloadRule) -> None:
         """SECURITY: a caller who creates a rule can log in as its account (safeguard 2)."""

@@ -116,35 +116,35 @@ class Call:
 
     def failures(self) -> list[Failure]:
         """Return the ways in which it can fail."""
-        found: set[_Kind] = set(self.operation.raises)
+        failures: set[_Kind] = set(self.operation.raises)
         others = {"internal_error"}
         has_rules = self.operation.lists is not None or self.operation.query is not None
         if self.access.by_login:
-            found.update(_LOGIN)
+            failures.update(_LOGIN)
         elif not self.access.anyone:
-            found.update(_CALLER)
+            failures.update(_CALLER)
         if self.access.proof:
-            found.update((errors.ProofRequired, errors.Conflict))
+            failures.update((errors.ProofRequired, errors.Conflict))
         if self.path_parameters:
-            found.add(errors.NotFound)
+            failures.add(errors.NotFound)
         if self.path_parameters or has_rules:
             others.add("request_line_too_long")
         if self.is_conditional:
-            found.add(errors.Stale)
+            failures.add(errors.Stale)
         if self.operation.needs_force:
-            found.update((errors.InUse, errors.Invalid))
+            failures.update((errors.InUse, errors.Invalid))
         if not self.route.oauth and (has_rules or self.is_repeatable):
-            found.add(errors.Invalid)
+            failures.add(errors.Invalid)
         if self.operation.body is not None or self.refuses_a_body:
             others.add("bad_request")
             if not self.has_lines:
                 others.add("body_too_large")
             if not self.route.oauth:
                 others.add("unsupported_media_type")
-                found.add(errors.Invalid)
+                failures.add(errors.Invalid)
         # In the order of the tables, so that the document is the same in every process.
         return [
-            *(Failure.of(kind) for kind in STATUS if kind in found),
+            *(Failure.of(kind) for kind in STATUS if kind in failures),
             *(failure for failure in _OTHERS if failure.code in others),
         ]
 
@@ -242,10 +242,10 @@ class Responses:
 
 
 def _by_status(failures: Iterable[Failure]) -> dict[int, list[Failure]]:
-    found: dict[int, list[Failure]] = {}
+    by_status: dict[int, list[Failure]] = {}
     for failure in sorted(failures, key=lambda failure: failure.status):
-        found.setdefault(failure.status, []).append(failure)
-    return found
+        by_status.setdefault(failure.status, []).append(failure)
+    return by_status
 
 
 def _headers(*names: str) -> dict[str, str]:

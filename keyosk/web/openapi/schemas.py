@@ -104,23 +104,23 @@ class SchemasPlugin(MarshmallowPlugin):
     def reference(self, shape: type[Schema]) -> dict[str, Any]:
         """A reference to a shape, which is put among the components by that."""
         assert self.converter is not None
-        found: dict[str, Any] = self.converter.resolve_nested_schema(shape)
-        return found
+        ref: dict[str, Any] = self.converter.resolve_nested_schema(shape)
+        return ref
 
     def parameters(self, known: Mapping[str, fields.Field[Any]]) -> list[dict[str, Any]]:
         """Parameters of a query, by name. Raises ``LookupError`` for one without description."""
         assert self.converter is not None
-        found = []
+        parameters = []
         for name, field in known.items():
             schema = self.converter.field2property(field)
             description = schema.pop("description")
             if _EXAMPLE in field.metadata:
                 # Swagger UI sends the `example` of a parameter, and the first of its `examples`.
                 schema["examples"] = [field.metadata[_EXAMPLE]]
-            found.append(
+            parameters.append(
                 {"name": name, "in": "query", "description": description, "schema": schema}
             )
-        return found
+        return parameters
 
     def page(self, shape: type[StrictSchema]) -> dict[str, Any]:
         """A reference to a page of a list of shapes."""
