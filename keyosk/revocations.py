@@ -102,7 +102,7 @@ class Revocations:
     def of_account(self, account_id: str) -> int:
         """Revoke all existing tokens of this account."""
         self._store.raise_accounts([account_id], self._moment())
-        return self._all_so_far(Claim.SUB, [account_id])
+        return self._revoke_existing(Claim.SUB, [account_id])
 
     def of_accounts(
         self, account_ids: Collection[str], *, audiences: Collection[str] = ()
@@ -117,7 +117,7 @@ class Revocations:
         if audiences and len(account_ids) > MOST_ACCOUNTS:
             return self.of_audiences(audiences)
         self._store.raise_accounts(account_ids, self._moment())
-        return self._all_so_far(Claim.SUB, account_ids)
+        return self._revoke_existing(Claim.SUB, account_ids)
 
     def end_sessions(self, account_id: str, *, by_password: bool = False) -> None:
         """End the sessions of an account; ``by_password``: only those that a password began."""
@@ -159,7 +159,7 @@ class Revocations:
 
     def of_audiences(self, audiences: Collection[str]) -> int:
         """Revoke all existing tokens for these audiences."""
-        return self._all_so_far(Claim.AUD, audiences)
+        return self._revoke_existing(Claim.AUD, audiences)
 
     def of_signing_key(self, kid: str) -> int:
         """Revoke every token that this key ever signs, until no cache can hold the key."""
@@ -183,11 +183,11 @@ class Revocations:
         known = self._store.of_account(account_id, now, latest=now + clocks.APART)
         if issued_at < known.issued_before:  # an entry for all tokens covers them
             return max(tokens.values())
-        many = known.at_once or known.singles + len(tokens) > MOST_TOKENS
+        is_too_many = known.at_once or known.singles + len(tokens) > MOST_TOKENS
         moment = self._moment()
         # A node whose clock is ahead may have issued a token with a later ``iat`` than now.
-        if many and issued_at < moment:
-            return self._instead_of_singles(account_id, moment)
+        if is_too_many and issued_at < moment:
+            return self._replace_singles(account_id, moment)
         for jti, expires in tokens.items():
             self._add(
                 Revocation(
@@ -242,7 +242,7 @@ class Revocations:
         if entries and start < entries[0].sequence:
             start = 0  # all entries: the reader replaces what it has
         # In order, and most readers ask for the last few.
-        first = bisect.bisect_right(entries, start, key=lambda each: each.sequence)
+        first = bisect.bisect_right(entries, start, key=lambda entry: entry.sequence)
         return Published(whole.sequence, start, entries[first:])
 
     def snapshot(self) -> "Snapshot":
@@ -271,7 +271,7 @@ class Revocations:
         entries = self._store.since(0, now)
         about = {name for entry in entries for name in (entry.value, entry.account) if name}
         whole = Published(last, 0, entries)
-        return Snapshot(whole, now, _first_end(entries), now + _REREAD, about=about)
+        return Snapshot(whole, now, _first_expiry(entries), now + _REREAD, about=about)
 
     def _extended(self, known: Snapshot, last: int, now: int) -> Snapshot | None:
         """Return the snapshot with the newer entries added, which are usually few.
@@ -285,7 +285,7 @@ class Revocations:
         until = known.until
         if now >= until:
             entries = tuple(entry for entry in entries if entry.expires > now)
-            until = _first_end(entries)
+            until = _first_expiry(entries)
         if any(entry.value in known.about for entry in new if entry.issued_before is not None):
             superseded, names = _superseded_by(new), {entry.value for entry in new}
             entries = tuple(
@@ -296,7 +296,7 @@ class Revocations:
             )
         known.about.update(name for entry in new for name in (entry.value, entry.account) if name)
         whole = Published(last, 0, (*entries, *new))
-        return Snapshot(whole, now, min(until, _first_end(new)), known.reread, about=known.about)
+        return Snapshot(whole, now, min(until, _first_expiry(new)), known.reread, about=known.about)
 
     def note_lifetimes(self) -> None:
         """Store the lifetimes of tokens, after a start or a change of a service."""
@@ -317,8 +317,8 @@ class Revocations:
             return False
         try:
             with self._database.transaction():
-                ends = now + self.longest_lifetime()
-                self._store.correct(now, ends, latest=now + clocks.APART)
+                expires = now + self.longest_lifetime()
+                self._store.correct(now, expires, latest=now + clocks.APART)
         except Unavailable:
             return False
         return True
@@ -327,7 +327,7 @@ class Revocations:
         now = int(self._clock())
         known = self._store.of_account(account_id, now, latest=now + clocks.APART)
         if known.at_once or known.keys >= MOST_KEYS:
-            return self._instead_of_singles(account_id, moment)
+            return self._replace_singles(account_id, moment)
         expires = now + self.longest_lifetime()
         self._add(
             Revocation(
@@ -341,12 +341,12 @@ class Revocations:
         )
         return expires
 
-    def _instead_of_singles(self, account_id: str, moment: int) -> int:
+    def _replace_singles(self, account_id: str, moment: int) -> int:
         """Revoke all existing tokens of an account by one entry, which replaces many."""
         self._store.raise_accounts([account_id], moment)
-        return self._all_so_far(Claim.SUB, [account_id], instead_of_singles=True)
+        return self._revoke_existing(Claim.SUB, [account_id], instead_of_singles=True)
 
-    def _all_so_far(
+    def _revoke_existing(
         self, claim: Claim, values: Collection[str], *, instead_of_singles: bool = False
     ) -> int:
         expires = int(self._clock()) + self.longest_lifetime()
@@ -381,17 +381,17 @@ class Revocations:
         return int(self._clock()) + 1
 
 
-def _first_end(entries: Collection[Revocation]) -> int:
+def _first_expiry(entries: Collection[Revocation]) -> int:
     """Return when the first entry expires; a time far ahead if there is none."""
     return min((entry.expires for entry in entries), default=_NEVER)
 
 
 def _superseded_by(new: Collection[Revocation]) -> Callable[[Revocation], bool]:
-    """Return whether a new entry includes an older one; storage deletes the older one, too."""
+    """Return a predicate: does a new entry include an older one? Storage deletes those as well."""
     moments = {
-        (each.claim, each.value): each.issued_before
-        for each in new
-        if each.issued_before is not None
+        (entry.claim, entry.value): entry.issued_before
+        for entry in new
+        if entry.issued_before is not None
     }
 
     def superseded(entry: Revocation) -> bool:

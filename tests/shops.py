@@ -70,13 +70,13 @@ class Shop:
     def change_rule(self, name: str, **patch: Any) -> requests.Response:
         return self.admin.patch(f"/issuers/{self.issuer}/rules/{name}", json=patch)
 
-    def show(self, token: str, **parameters: Any) -> requests.Response:
+    def present(self, token: str, **parameters: Any) -> requests.Response:
         data = {"grant_type": JWT_BEARER, "assertion": token, **parameters}
         return self.server.client().post("/auth/token", data=data)
 
     def refusal(self, token: str, error: str = "invalid_grant") -> str:
         """What is said where a token does not log in."""
-        response = self.show(token)
+        response = self.present(token)
         assert response.status_code == 400, response.text
         assert response.json()["error"] == error, response.text
         return str(response.json()["error_description"])

@@ -41,13 +41,13 @@ def done(response: requests.Response) -> Any:
 
 def spellings(name: str, count: int) -> list[str]:
     """Ways to write one username: case, composed or not, full width."""
-    chance = random.Random(name)
+    rng = random.Random(name)
     forms = []
     for _ in range(count):
-        spelled = "".join(chance.choice((letter.lower(), letter.upper())) for letter in name)
-        if chance.random() < 0.5:
+        spelled = "".join(rng.choice((letter.lower(), letter.upper())) for letter in name)
+        if rng.random() < 0.5:
             spelled = unicodedata.normalize("NFD", spelled)
-        if chance.random() < 0.5:
+        if rng.random() < 0.5:
             wide = {ord(letter): ord(letter) + 0xFEE0 for letter in spelled if "A" <= letter <= "z"}
             spelled = spelled.translate(wide)
         forms.append(spelled)
@@ -58,18 +58,15 @@ def test_fifty_creates_of_one_username_in_any_spelling_leave_one(admin: Client) 
     name = unique("josé")
     forms = spellings(name, 50)
     assert len(set(forms)) > 25
-    responses = at_once(
-        admin,
-        [posting("/accounts", {"username": form}) for form in forms],
-    )
+    responses = at_once(admin, [posting("/accounts", {"username": form}) for form in forms])
     assert statuses(responses) == {201: 1, 409: 49}
     for response in responses:
         if response.status_code == 409:
             assert [fault["field"] for fault in response.json()["errors"]] == ["username"]
-    (made,) = [response.json() for response in responses if response.status_code == 201]
-    found = done(admin.get("/accounts", params={"q": name}))["items"]
-    assert [account["id"] for account in found] == [made["id"]]
-    assert {done(admin.get(f"/accounts/{form}"))["id"] for form in forms[:5]} == {made["id"]}
+    (created,) = [response.json() for response in responses if response.status_code == 201]
+    accounts = done(admin.get("/accounts", params={"q": name}))["items"]
+    assert [account["id"] for account in accounts] == [created["id"]]
+    assert {done(admin.get(f"/accounts/{form}"))["id"] for form in forms[:5]} == {created["id"]}
 
 
 @pytest.mark.parametrize("path", ["/services", "/roles"])
@@ -82,10 +79,7 @@ def test_twenty_creates_of_one_name_leave_one(admin: Client, path: str) -> None:
 def test_twenty_services_that_want_one_scope_leave_one(admin: Client) -> None:
     scope = unique("scope")
     bodies = [{"name": unique("service"), "scopes": [scope]} for _ in range(20)]
-    responses = at_once(
-        admin,
-        [posting("/services", body) for body in bodies],
-    )
+    responses = at_once(admin, [posting("/services", body) for body in bodies])
     assert statuses(responses) == {201: 1, 409: 19}
     services = [
         done(admin.get(response.headers["Location"])) for response in responses if response.ok
@@ -225,8 +219,8 @@ def take_password(own: Client, other: str) -> requests.Response:
 @pytest.mark.attack
 def test_two_admins_who_go_for_each_other_at_once_leave_one(lonely: LiveServer) -> None:
     survivor, password = "admin", ADMIN_PASSWORD
-    for round_, attack in enumerate([disable, delete, strip, take_password] * 2):
-        other, other_password = f"admin-{round_}", f"{SECOND_PASSWORD} {round_}"
+    for number, attack in enumerate([disable, delete, strip, take_password] * 2):
+        other, other_password = f"admin-{number}", f"{SECOND_PASSWORD} {number}"
         first = lonely.client(survivor, password)
         done(
             first.post(
@@ -253,14 +247,20 @@ def test_two_admins_who_go_for_each_other_at_once_leave_one(lonely: LiveServer) 
             return response
 
         with ThreadPoolExecutor(2) as pool:
-            won = list(pool.map(fight, zip(callers, (other, survivor), strict=True)))
+            responses = list(pool.map(fight, zip(callers, (other, survivor), strict=True)))
         for caller in callers:
             caller.session.close()
-        assert sum(response.ok for response in won) == 1, [response.text for response in won]
+        assert sum(response.ok for response in responses) == 1, [
+            response.text for response in responses
+        ]
         # Refused by the rule, or as a login that is no more.
-        assert {response.status_code for response in won if not response.ok} <= {401, 403, 404}
-        loser = survivor if won[1].ok else other
-        if won[1].ok:
+        assert {response.status_code for response in responses if not response.ok} <= {
+            401,
+            403,
+            404,
+        }
+        loser = survivor if responses[1].ok else other
+        if responses[1].ok:
             survivor, password = other, other_password
         last = lonely.client(survivor, password)
         assert last.get("/accounts/me").status_code == 200

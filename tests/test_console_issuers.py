@@ -52,7 +52,7 @@ def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
     rule = done(admin.get(f"/issuers/{name}/rules/main"))
     assert rule["claims"] == {**MAIN, "ref": ["refs/heads/main", "refs/tags/*"]}
     assert (rule["scopes"], rule["once"], rule["expires_at"]) == ([shop.read], False, None)
-    assert done(shop.show(ci.token()))["scope"] == shop.read
+    assert done(shop.present(ci.token()))["scope"] == shop.read
     page = root.get(path)
     assert "no token ever fitted" not in page.text
     assert "refs/heads/main or refs/tags/*" in page.text
@@ -154,7 +154,7 @@ def test_a_reader_sees_issuers_tests_tokens(server: LiveServer, admin: Client, s
         f"{path}/rules/main/delete": {},
     }.items():
         assert reader.post(place, fields | confirmed).status_code == 403, place
-    assert shop.show(shop.ci.token()).status_code == 200
+    assert shop.present(shop.ci.token()).status_code == 200
 
 
 def test_nobody_hands_out_an_account_here_that_holds_more_than_they_do(

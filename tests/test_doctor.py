@@ -129,7 +129,7 @@ def test_unreachable_issuers_and_useless_rules(own_server: LiveServer, tmp_path:
         assert "no token ever logged in by it" in root.get("/console/settings").text
         assert len(ci.asked) == asked  # whoever opens a page has us call nobody
 
-        done(shop.show(ci.token()))
+        done(shop.present(ci.token()))
         found = examined(doctor(server, "--json"))
         assert (found[key]["status"], found[rules]["status"]) == ("ok", "ok")
         assert "fetched 0 minutes ago" in found[key]["found"]
@@ -160,7 +160,7 @@ def test_unreachable_issuers_and_useless_rules(own_server: LiveServer, tmp_path:
         found = examined(doctor(server, "--json"))
         assert found[key]["status"] == "wrong"
         assert "--keys FILE" in found[key]["cure"]
-        shop.show(ci.token())  # now the server knows as well
+        shop.present(ci.token())  # now the server knows as well
         assert diagnosed(shop)[key] == found[key]
 
         done(shop.change(jwks_uri=None, keys={"keys": ci.keys}))

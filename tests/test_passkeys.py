@@ -44,7 +44,7 @@ _SCHEMES: Final = ("light", "dark")
 
 
 class Authenticator:
-    """A security key in software; what a test sets of it is a lie."""
+    """A security key in software. Its attributes are right; a test sets one to a lie."""
 
     def __init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -57,32 +57,34 @@ class Authenticator:
     def create(self, options: dict[str, Any]) -> str:
         point = self.key.public_key().public_numbers()
         public = {1: 2, 3: -7, -1: 1, -2: point.x.to_bytes(32), -3: point.y.to_bytes(32)}
-        data = self._data(0x40) + bytes(16) + len(self.id).to_bytes(2) + self.id
+        data = self._authenticator_data(0x40) + bytes(16) + len(self.id).to_bytes(2) + self.id
         data += cbor2.dumps(public)
         attested = cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": data})
-        said = self._said("webauthn.create", options)
-        return self._response(clientDataJSON=said, attestationObject=attested)
+        client_data = self._client_data("webauthn.create", options)
+        return self._response(clientDataJSON=client_data, attestationObject=attested)
 
     def get(self, options: dict[str, Any]) -> str:
-        data = self._data()
-        said = self._said("webauthn.get", options)
-        signed = data + hashlib.sha256(said).digest()
+        data = self._authenticator_data()
+        client_data = self._client_data("webauthn.get", options)
+        signed = data + hashlib.sha256(client_data).digest()
         signature = self.key.sign(signed, ec.ECDSA(hashes.SHA256()))
-        return self._response(clientDataJSON=said, authenticatorData=data, signature=signature)
+        return self._response(
+            clientDataJSON=client_data, authenticatorData=data, signature=signature
+        )
 
-    def _data(self, more: int = 0) -> bytes:
+    def _authenticator_data(self, more_flags: int = 0) -> bytes:
         host = hashlib.sha256(self.host.encode()).digest()
-        return host + bytes([self.flags | more]) + self.count.to_bytes(4)
+        return host + bytes([self.flags | more_flags]) + self.count.to_bytes(4)
 
-    def _said(self, kind: str, options: dict[str, Any]) -> bytes:
+    def _client_data(self, kind: str, options: dict[str, Any]) -> bytes:
         challenge = options["challenge"] if self.challenge is None else _text(self.challenge)
-        said = {"type": self.type or kind, "challenge": challenge, "origin": self.origin}
-        return json.dumps(said).encode()
+        client_data = {"type": self.type or kind, "challenge": challenge, "origin": self.origin}
+        return json.dumps(client_data).encode()
 
     def _response(self, **response: bytes) -> str:
-        told = {name: _text(value) for name, value in response.items()}
+        encoded = {name: _text(value) for name, value in response.items()}
         own = _text(self.id)
-        return json.dumps({"id": own, "rawId": own, "type": "public-key", "response": told})
+        return json.dumps({"id": own, "rawId": own, "type": "public-key", "response": encoded})
 
 
 def _text(data: bytes) -> str:
@@ -125,9 +127,9 @@ class Site(Tab):
 
 
 def options_of(page: Page) -> dict[str, Any]:
-    (given_,) = [given for tag, given in page.tags if "data-options" in given]
-    found: dict[str, Any] = json.loads(given_["data-options"] or "")
-    return found
+    (attributes,) = [attributes for _, attributes in page.tags if "data-options" in attributes]
+    options: dict[str, Any] = json.loads(attributes["data-options"] or "")
+    return options
 
 
 def with_key(node: Node) -> tuple[Authenticator, list[str]]:
@@ -146,7 +148,7 @@ def test_whoever_has_a_passkey_logs_in_by_password_and_passkey(node: Node) -> No
     assert response.headers["Location"] == f"{_SECOND}?next=%2Fconsole"
     options = options_of(tab.get(_SECOND))
     assert (options["rpId"], options["userVerification"]) == (_HOST, "required")
-    assert [each["id"] for each in options["allowCredentials"]] == [_text(key.id)]
+    assert [credential["id"] for credential in options["allowCredentials"]] == [_text(key.id)]
     response = tab.show_key(key)
     assert (response.status_code, response.headers["Location"]) == (303, "/console")
     assert "Key passkey" in tab.get(_MINE).text
@@ -239,8 +241,8 @@ def test_no_lie_of_an_authenticator_makes_a_passkey(node: Node, subtests: pytest
         page = Page(tab.send(_MINE, "/passkey", name="Key", current_password=PASSWORD))
         assert tab.send(page, "/passkey/confirm", passkey=response).status_code == 422
     assert rows_of(node.keyosk, "SELECT id FROM second_factor") == []
-    answer = tab.send(_MINE, "/passkey", name="Key", current_password="not the password at all")
-    assert answer.status_code == 403
+    refused = tab.send(_MINE, "/passkey", name="Key", current_password="not the password at all")
+    assert refused.status_code == 403
 
 
 @pytest.mark.attack

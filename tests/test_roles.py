@@ -1,4 +1,4 @@
-"""Roles, and all that a service says of its tokens."""
+"""Roles, and the token settings of a service."""
 
 import time
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from people import (
 # Part of `make test-long`.
 pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
-#: In a table of cases: an end that has passed once the case is set up.
+#: In a table of cases: a grant that expires a moment after it was made.
 SOON = "soon"
 LATER = "2099-01-01T00:00:00Z"
 WAIT = 10  # seconds until every process of a server knows a new signing key
@@ -74,7 +74,7 @@ def test_roles_are_granted_with_conditions_like_scopes(admin: Client, todo: str)
     by_key = person.login(secret)
     role = make_role(admin, f"{todo}:read")
     path = f"{person.path}/grants"
-    for given, held in (
+    for case, applies in (
         (role, True),
         ({"name": role, "with": "api_key"}, True),
         ({"name": role, "until": LATER}, True),
@@ -82,19 +82,19 @@ def test_roles_are_granted_with_conditions_like_scopes(admin: Client, todo: str)
         (SOON, False),
     ):
         end = soon()
-        if given == SOON:
+        if case == SOON:
             until = datetime.fromtimestamp(end, UTC).isoformat().replace("+00:00", "Z")
             grant: Any = {"name": role, "until": until}
         else:
-            grant = given
-        shown = done(admin.put(path, json={"roles": [grant]}))
-        shown.pop("effective_at_latest", None)
-        assert shown == done(admin.get(path)) == {"scopes": [], "roles": [grant]}
-        if not held:
+            grant = case
+        granted = done(admin.put(path, json={"roles": [grant]}))
+        granted.pop("effective_at_latest", None)
+        assert granted == done(admin.get(path)) == {"scopes": [], "roles": [grant]}
+        if not applies:
             wait_for(end)
-        found = claims(by_key)
-        assert found["scope"] == (f"{todo}:read" if held else "")
-        assert found.get("roles") == ([role] if held else None)
+        token_claims = claims(by_key)
+        assert token_claims["scope"] == (f"{todo}:read" if applies else "")
+        assert token_claims.get("roles") == ([role] if applies else None)
 
     removed = admin.patch(path, json={"remove": {"roles": [role]}})
     assert done(removed) | {"scopes": [], "roles": []} == done(removed)
@@ -103,8 +103,8 @@ def test_roles_are_granted_with_conditions_like_scopes(admin: Client, todo: str)
 def test_a_token_ends_with_the_grant_of_a_role(admin: Client, todo: str) -> None:
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 200))
     grant = {"name": make_role(admin, f"{todo}:read"), "until": soon}
-    found = claims(make_person(admin, roles=(grant,)).login())
-    assert 150 < found["exp"] - found["iat"] <= 200
+    token_claims = claims(make_person(admin, roles=(grant,)).login())
+    assert 150 < token_claims["exp"] - token_claims["iat"] <= 200
 
 
 @pytest.mark.parametrize("roles", [["no-such-role"], ["{role}", "{role}"], ["No Role"]])

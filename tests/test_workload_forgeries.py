@@ -75,7 +75,7 @@ def ci() -> Iterator[Platform]:
 def target(request: pytest.FixtureRequest, server: LiveServer, admin: Client) -> Iterator[Target]:
     with platform() as ci:
         prepared = Target(server, admin, ci, request.param)
-        assert prepared.shop.show(prepared.token()).status_code == 200
+        assert prepared.shop.present(prepared.token()).status_code == 200
         yield prepared
 
 
@@ -176,17 +176,17 @@ def test_no_forgery_passes(target: Target) -> None:
     passed = {
         name: response.status_code
         for name, token in forgeries(target.ci, target.token()).items()
-        if (response := target.shop.show(token)).status_code != 400
+        if (response := target.shop.present(token)).status_code != 400
         or response.json()["error"] != "invalid_grant"
     }
     assert passed == {}
-    assert target.shop.show(target.token()).status_code == 200
+    assert target.shop.present(target.token()).status_code == 200
     assert not any("evil" in path for path in target.ci.asked)
 
 
 def test_nothing_of_a_forgery_is_told(target: Target) -> None:
     for token in forgeries(target.ci, target.token()).values():
-        assert token[:60] not in target.shop.show(token).text or len(token) < 10
+        assert token[:60] not in target.shop.present(token).text or len(token) < 10
 
 
 def test_a_token_of_another_issuer_does_not_pass_for_this(target: Target, admin: Client) -> None:
@@ -195,14 +195,14 @@ def test_a_token_of_another_issuer_does_not_pass_for_this(target: Target, admin:
         done(admin.post("/issuers", json={**body, "allow_private": True}), 201)
         # The same kid, its own key, the first one's name.
         mixed = other.token(iss=target.ci.issuer, **target.identity)
-        assert target.shop.show(mixed).status_code == 400
+        assert target.shop.present(mixed).status_code == 400
         own = other.token(**target.identity)
-        assert "no rule" in target.shop.show(own).json()["error_description"]
+        assert "no rule" in target.shop.present(own).json()["error_description"]
 
 
 def test_only_what_was_pinned_logs_in(target: Target) -> None:
     """Whoever registers the name again, or has a claim that only looks alike, is somebody else."""
-    assert target.shop.show(target.token()).status_code == 200
+    assert target.shop.present(target.token()).status_code == 200
     for name in PRESETS[target.preset].fields["required_claims"]:
         right = matching.value(target.identity, name)
         assert isinstance(right, str)
@@ -215,7 +215,7 @@ def test_only_what_was_pinned_logs_in(target: Target) -> None:
             if value != right:
                 found = changed(target.identity, matching.path(name), value)
                 token = target.ci.signed({**target.ci.claims(), **found})
-                assert target.shop.show(token).json()["error"] == "invalid_grant", (name, value)
+                assert target.shop.present(token).json()["error"] == "invalid_grant", (name, value)
 
 
 def changed(claims: dict[str, Any], steps: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def changed(claims: dict[str, Any], steps: tuple[str, ...], value: Any) -> dict[
 
 def test_a_huge_token_costs_nothing(target: Target) -> None:
     for size in (LONGEST, 100_000, 1_000_000):
-        assert target.shop.show(target.token(filler="x" * size)).status_code in (400, 413)
+        assert target.shop.present(target.token(filler="x" * size)).status_code in (400, 413)
 
 
 # --- Issuers that misbehave -----------------------------------------------------------------------
@@ -298,7 +298,7 @@ def test_an_issuer_that_misbehaves_logs_nobody_in(
     with platform() as ci:
         ci.answers[path] = does
         target = fresh(server, admin, ci)
-        answered = target.shop.show(target.token())
+        answered = target.shop.present(target.token())
         assert answered.status_code == 503, answered.text
         assert answered.json()["error"] == "temporarily_unavailable"
         assert answered.json()["error_description"] == AWAY
@@ -307,7 +307,7 @@ def test_an_issuer_that_misbehaves_logs_nobody_in(
         # Nobody makes Keyosk ask again and again.
         asked = len(ci.asked)
         for _ in range(10):
-            assert target.shop.show(target.token()).status_code == 503
+            assert target.shop.present(target.token()).status_code == 503
         assert len(ci.asked) <= asked + 2
 
 
@@ -317,7 +317,7 @@ def test_metadata_cannot_lead_to_another_kind_of_address(server: LiveServer, adm
             body = json.dumps({"issuer": ci.issuer, "jwks_uri": url}).encode()
             ci.answers[METADATA] = responds(body)
             target = fresh(server, admin, ci)
-            assert target.shop.show(target.token()).status_code == 503
+            assert target.shop.present(target.token()).status_code == 503
             assert "the URL" in target.shop.report(target.token())["error_description"]
 
 
@@ -325,7 +325,7 @@ def test_private_addresses_need_leave(server: LiveServer, admin: Client) -> None
     with platform() as ci:
         target = fresh(server, admin, ci)
         done(target.shop.change(allow_private=False))
-        assert target.shop.show(target.token()).json()["error_description"] == AWAY
+        assert target.shop.present(target.token()).json()["error_description"] == AWAY
         assert "private" in target.shop.report(target.token())["error_description"]
         assert ci.asked == []
 
@@ -433,7 +433,7 @@ def test_a_slow_issuer_costs_others_nothing(server: LiveServer, admin: Client) -
         token = target.token()
         responses: list[requests.Response] = []
         threads = [
-            threading.Thread(target=lambda: responses.append(target.shop.show(token)))
+            threading.Thread(target=lambda: responses.append(target.shop.present(token)))
             for _ in range(40)
         ]
         for each in threads:
@@ -456,8 +456,8 @@ def test_the_last_good_keys_are_used_while_an_issuer_is_away(
 ) -> None:
     with platform() as ci:
         target = fresh(server, admin, ci)
-        assert target.shop.show(target.token()).status_code == 200
-    assert target.shop.show(target.token()).status_code == 200
+        assert target.shop.present(target.token()).status_code == 200
+    assert target.shop.present(target.token()).status_code == 200
 
 
 def test_a_weak_key_does_not_count(server: LiveServer, admin: Client) -> None:
@@ -466,7 +466,7 @@ def test_a_weak_key_does_not_count(server: LiveServer, admin: Client) -> None:
         ci.keys = [ci.jwk()]
         target = fresh(server, admin, ci)
         token = ci.raw(json.dumps(ci.claims(**target.identity)).encode())
-        assert target.shop.show(token).status_code == 400
+        assert target.shop.present(token).status_code == 400
 
 
 def test_a_key_that_costs_too_much_does_not_count(server: LiveServer, admin: Client) -> None:
@@ -504,9 +504,9 @@ def test_each_algorithm_works(server: LiveServer, admin: Client, algorithm: str)
     with platform(algorithm=algorithm) as ci:
         target = fresh(server, admin, ci)
         done(target.shop.change(algorithms=[algorithm]))
-        assert target.shop.show(target.token()).status_code == 200
+        assert target.shop.present(target.token()).status_code == 200
         done(target.shop.change(algorithms=["RS256"]))
-        assert target.shop.show(target.token()).status_code == 400
+        assert target.shop.present(target.token()).status_code == 400
 
 
 def test_a_key_for_encryption_does_not_verify(server: LiveServer, admin: Client) -> None:
@@ -514,19 +514,19 @@ def test_a_key_for_encryption_does_not_verify(server: LiveServer, admin: Client)
         with platform() as ci:
             ci.keys = [ci.jwk(**members)]
             target = fresh(server, admin, ci)
-            assert target.shop.show(target.token()).status_code in (400, 503), members
+            assert target.shop.present(target.token()).status_code in (400, 503), members
 
 
 def test_without_a_kid_one_key_is_meant_or_none(server: LiveServer, admin: Client) -> None:
     with platform() as ci:
         target = fresh(server, admin, ci)
         bare = jwt.encode(ci.claims(**target.identity), ci.key, algorithm="RS256")
-        assert target.shop.show(bare).status_code == 200
+        assert target.shop.present(bare).status_code == 200
     with platform() as ci:
         ci.keys = [ci.jwk(), {**ci.jwk(), "kid": "key-2"}]
         target = fresh(server, admin, ci)
         bare = jwt.encode(ci.claims(**target.identity), ci.key, algorithm="RS256")
-        assert target.shop.show(bare).status_code == 400
+        assert target.shop.present(bare).status_code == 400
 
 
 # --- Claims ---------------------------------------------------------------------------------------

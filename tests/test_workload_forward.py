@@ -140,7 +140,7 @@ def test_the_new_token_does_not_outlive_the_foreign_one(shop: Shop) -> None:
 
 
 def test_keyosks_own_tokens_pass_there_as_before(shop: Shop) -> None:
-    own = done(shop.show(shop.ci.token()))["access_token"]
+    own = done(shop.present(shop.ci.token()))["access_token"]
     assert passed(forward(shop, own))["preferred_username"] == shop.account
     person = make_person(shop.admin, shop.read)
     theirs = done(person.login(PASSWORD).post("/auth/token", data={"audience": shop.service}))

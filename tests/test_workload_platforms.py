@@ -50,7 +50,7 @@ def test_a_token_as_documented_logs_in(
     server: LiveServer, admin: Client, ci: Platform, preset: str
 ) -> None:
     shop, documented = trusting(preset, server, admin, ci)
-    response = shop.show(signed(ci, documented, dict(documented.claims)))
+    response = shop.present(signed(ci, documented, dict(documented.claims)))
     assert claims_of(response)["preferred_username"] == shop.account
     report = shop.report(signed(ci, documented, dict(documented.claims)))
     assert (report["rule"], report["error_description"]) == ("main", None)
@@ -86,7 +86,7 @@ def test_what_is_renamed_logs_in_as_before(server: LiveServer, admin: Client, ci
         with platform() as other:
             shop, documented = trusting(preset, server, admin, other)
             token = signed(other, documented, {**documented.claims, **names})
-            assert shop.show(token).status_code == 200
+            assert shop.present(token).status_code == 200
 
 
 def test_the_page_says_what_each_preset_pins() -> None:
@@ -127,14 +127,14 @@ def test_svids_that_spiffe_takes_log_in(server: LiveServer, admin: Client, mesh:
     bundle = JwtBundle.parse(TrustDomain("example.org"), json.dumps({"keys": mesh.keys}).encode())
     svid = JwtSvid.parse_and_validate(token, bundle, {AUDIENCE})
     assert str(svid.spiffe_id) == documented.pinned["sub"]
-    assert claims_of(shop.show(token))["preferred_username"] == shop.account
+    assert claims_of(shop.present(token))["preferred_username"] == shop.account
     other = signed(mesh, documented, {"sub": "spiffe://example.org/shopping"})
     assert "no rule" in shop.refusal(other)
 
 
 def test_the_bundle_of_a_domain_is_given(server: LiveServer, admin: Client, mesh: Platform) -> None:
     shop, documented = trusting("spiffe", server, admin, mesh, keys={"keys": mesh.keys})
-    assert shop.show(signed(mesh, documented, dict(documented.claims))).status_code == 200
+    assert shop.present(signed(mesh, documented, dict(documented.claims))).status_code == 200
     assert mesh.asked == []
 
 
@@ -153,7 +153,7 @@ def test_an_issuer_made_of_another_library(
         for key in keys.keys:
             header = {"alg": algorithm, "kid": key.kid, "typ": "JWT"}
             token = joserfc_jwt.encode(header, ci.claims(), key, algorithms=[algorithm])
-            assert claims_of(shop.show(token))["preferred_username"] == shop.account
+            assert claims_of(shop.present(token))["preferred_username"] == shop.account
         (stranger,) = jwk.KeySet.generate_key_set(kind, parameter, count=1).keys
         header = {"alg": algorithm, "kid": keys.keys[0].kid}
         forged = joserfc_jwt.encode(header, ci.claims(), stranger, algorithms=[algorithm])

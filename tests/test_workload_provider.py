@@ -109,13 +109,13 @@ def test_its_tokens_log_in_and_go_on_with_another_key(server: LiveServer, admin:
             audience=op.client,
         )
         token = op.id_token(subject)
-        assert claims_of(shop.show(token))["preferred_username"] == shop.account
+        assert claims_of(shop.present(token))["preferred_username"] == shop.account
         assert "rule" in shop.refusal(op.id_token(unique("stranger")))
     with provider(port, "second") as op:
         again = op.id_token(subject)
         # Keys are fetched for an unknown key id twice a minute at the most.
         deadline = time.monotonic() + 60
-        while (response := shop.show(again)).status_code != 200:
+        while (response := shop.present(again)).status_code != 200:
             assert time.monotonic() < deadline, response.text
             time.sleep(0.5)
         assert claims_of(response)["preferred_username"] == shop.account

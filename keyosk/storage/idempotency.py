@@ -11,9 +11,12 @@ from keyosk.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResponse:
-    """A stored response: ``body`` without its secrets, ``sealed`` with them, encrypted.
+    """A stored response.
 
-    ``details``: its ``status`` and ``headers``.
+    Attributes:
+        details: Its ``status`` and ``headers``.
+        body: Its body, without secrets.
+        sealed: The encrypted body with its secrets; ``None`` if it has none.
     """
 
     caller: str
@@ -41,7 +44,7 @@ class IdempotencyStore:
         return None if row is None else _response(row)
 
     def add(self, response: StoredResponse) -> None:
-        """Insert a response, in the transaction of what it answers."""
+        """Insert a response, in the transaction of the request that it is for."""
         self._database.insert(
             tables.Idempotency,
             [
@@ -81,8 +84,8 @@ class IdempotencyStore:
     def reseal(self, response: StoredResponse, sealed: bytes) -> None:
         """Replace the ciphertext of a response."""
         table = tables.Idempotency
-        mine = (table.caller == response.caller) & (table.key == response.key)
-        self._database.write(table.update(sealed=sealed).where(mine))
+        same_request = (table.caller == response.caller) & (table.key == response.key)
+        self._database.write(table.update(sealed=sealed).where(same_request))
 
 
 def _response(row: Mapping[str, Any]) -> StoredResponse:

@@ -1,8 +1,8 @@
 """Traces for OpenTelemetry: where the time of a request went, as a part of its caller's trace.
 
-It owns what is told of a request and how it is sent (``spans``), by libraries that are an extra and
-that nobody imports unless traces are on. It does not own the trace in the log, see
-``web.trace_context``. Everything about the collector comes from OpenTelemetry's own variables.
+Owns: the spans of a request, and how they are sent (``spans``). The libraries for it are an extra;
+they are imported only if traces are on. OpenTelemetry's own variables name the collector.
+Does not own: the trace id in the log, see ``web.trace_context``.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ __all__ = ["check", "start"]
 
 
 def check() -> None:
-    """Look whether the libraries are installed. Raises ``ConfigurationError``."""
+    """Check that the libraries are installed. Raises ``ConfigurationError``."""
     try:
         from keyosk.traces import spans  # noqa: F401, PLC0415 - its libraries are an extra
     except ImportError as error:
@@ -25,9 +25,10 @@ def check() -> None:
 
 
 def start(*, version: str, has_postgresql: bool) -> "Tracing":
-    """Begin to send traces, in the process that is to send them: a thread does, which no fork has.
+    """Start to send traces. Raises ``ConfigurationError``.
 
-    ``has_postgresql``: statements are told of, too. Raises ``ConfigurationError``.
+    A thread sends them, and a fork does not inherit threads: call this in each process that sends.
+    ``has_postgresql``: statements get spans, too.
     """
     check()
     from keyosk.traces.spans import Tracing  # noqa: PLC0415 - its libraries are an extra

@@ -24,7 +24,7 @@ _RESULTS: Final = {"200": "sent", "304": "not_modified"}
 
 
 class MetricsPage:
-    """The page of one worker, from its start; ``monitor`` is set once the worker is ready."""
+    """The page of one worker. It exists before the worker is ready, which sets ``monitor``."""
 
     def __init__(self, metrics: Metrics, starting: Starting) -> None:
         self.metrics = metrics
@@ -32,15 +32,15 @@ class MetricsPage:
         self._starting = starting
 
     def wrap(self, application: WSGIApplication) -> WSGIApplication:
-        """Return ``application``, with this page alone at the listener for metrics."""
+        """Return ``application``, but with this page, and only it, at the listener for metrics."""
 
-        def either(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        def by_listener(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
             # SECURITY: by the listener that the server reports, not by the Host header.
             if environ[_LISTENER_KEY] != LISTENER:
                 return application(environ, start_response)
             return self._response(Request(environ))(environ, start_response)
 
-        return either
+        return by_listener
 
     def _response(self, request: Request) -> Response:
         if request.path != PATH:

@@ -35,9 +35,9 @@ class Result:
     @classmethod
     def of(
         cls,
-        every: Sequence[rows.Row],
-        bounds: Sequence[rows.Target],
-        begun: Sequence[starts.Start],
+        measured_rows: Sequence[rows.Row],
+        targets: Sequence[rows.Target],
+        measured_starts: Sequence[starts.Start],
         *,
         arguments: argparse.Namespace,
     ) -> Self:
@@ -54,13 +54,16 @@ class Result:
             "rounds": arguments.rounds,
             "seconds": arguments.seconds,
         }
-        (floor,) = [row for row in every if row.name == rows.FLOOR]
-        measured = [_figures(row, floor) for row in every]
+        (floor,) = [row for row in measured_rows if row.name == rows.FLOOR]
+        measured = [_figures(row, floor) for row in measured_rows]
         rounds = [
-            {row.name: row.samples[number] for row in every} for number in range(arguments.rounds)
+            {row.name: row.samples[number] for row in measured_rows}
+            for number in range(arguments.rounds)
         ]
-        targets = [_held(bound, [bound.value(samples) for samples in rounds]) for bound in bounds]
-        return cls(about, measured, targets + _starts(begun))
+        compared = [
+            _compared(target, [target.value(samples) for samples in rounds]) for target in targets
+        ]
+        return cls(about, measured, compared + _compared_starts(measured_starts))
 
     def table(self) -> str:
         """Both tables as text."""
@@ -79,11 +82,11 @@ class Result:
             for row in self.measured
         ]
         lines += ["", f"{'':104}  {'measured':>10}  {'from-to':>13}  {'target':>10}"]
-        for each in self.targets:
-            spread = f"{each['from']:.2f}-{each['to']:.2f}"
+        for target in self.targets:
+            spread = f"{target['from']:.2f}-{target['to']:.2f}"
             lines.append(
-                f"{each['row'] + ': ' + each['text']:104}  {_with_unit(each, 'value'):>10}  "
-                f"{spread:>13}  {_bound(each):>10}  {'met' if each['met'] else 'MISSED'}"
+                f"{target['row'] + ': ' + target['text']:104}  {_with_unit(target, 'value'):>10}  "
+                f"{spread:>13}  {_bound(target):>10}  {'met' if target['met'] else 'MISSED'}"
             )
         return "\n".join(lines)
 
@@ -124,11 +127,11 @@ def page_tables(file: Path) -> str:
         ]
         lines.append(f"| {row['name']} | {' | '.join(figures)} |")
     lines += ["", "| what | measured | from-to | target | |", "| --- | ---: | ---: | ---: | --- |"]
-    for each in result.targets:
-        spread = f"{each['from']:.2f}-{each['to']:.2f}"
-        verdict = "met" if each["met"] else "missed"
-        cells = [f"{each['row']}: {each['text']}", _with_unit(each, "value"), spread]
-        lines.append(f"| {' | '.join([*cells, _bound(each), verdict])} |")
+    for target in result.targets:
+        spread = f"{target['from']:.2f}-{target['to']:.2f}"
+        verdict = "met" if target["met"] else "missed"
+        cells = [f"{target['row']}: {target['text']}", _with_unit(target, "value"), spread]
+        lines.append(f"| {' | '.join([*cells, _bound(target), verdict])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -147,8 +150,8 @@ def _figures(row: rows.Row, floor: rows.Row) -> dict[str, Any]:
     }
 
 
-def _starts(begun: Sequence[starts.Start]) -> list[dict[str, Any]]:
-    if not begun:
+def _compared_starts(measured_starts: Sequence[starts.Start]) -> list[dict[str, Any]]:
+    if not measured_starts:
         return []
     bounds = (
         ("start on an existing database to the first token", 0.5, " s", "seconds"),
@@ -157,9 +160,9 @@ def _starts(begun: Sequence[starts.Start]) -> list[dict[str, Any]]:
         ("memory of all processes (PSS) under passwords", 130.0, " MiB", "under_passwords"),
     )
     return [
-        _held(
+        _compared(
             rows.Target("SQLite", text, limit, _no_sample, unit=unit),
-            [getattr(start, name) for start in begun],
+            [getattr(start, name) for start in measured_starts],
         )
         for text, limit, unit, name in bounds
     ]
@@ -169,18 +172,18 @@ def _no_sample(_: object) -> float:
     raise AssertionError("taken from starts")
 
 
-def _held(bound: rows.Target, values: Sequence[float]) -> dict[str, Any]:
+def _compared(target: rows.Target, values: Sequence[float]) -> dict[str, Any]:
     value = statistics.median(values)
     return {
-        "row": bound.row,
-        "text": bound.text,
+        "row": target.row,
+        "text": target.text,
         "value": value,
         "from": min(values),
         "to": max(values),
-        "limit": bound.limit,
-        "at_least": bound.at_least,
-        "unit": bound.unit,
-        "met": bound.is_met_by(value),
+        "limit": target.limit,
+        "at_least": target.at_least,
+        "unit": target.unit,
+        "met": target.is_met_by(value),
     }
 
 
@@ -188,10 +191,10 @@ def _figure(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
 
 
-def _with_unit(each: dict[str, Any], name: str) -> str:
-    return f"{each[name]:.2f}{each['unit']}"
+def _with_unit(target: dict[str, Any], name: str) -> str:
+    return f"{target[name]:.2f}{target['unit']}"
 
 
-def _bound(each: dict[str, Any]) -> str:
-    sign = ">=" if each["at_least"] else "<="
-    return f"{sign} {each['limit']:g}{each['unit']}"
+def _bound(target: dict[str, Any]) -> str:
+    sign = ">=" if target["at_least"] else "<="
+    return f"{sign} {target['limit']:g}{target['unit']}"
