@@ -99,12 +99,12 @@ class Revocations:
         self._snapshot: Snapshot | None = None
         self._building = threading.Lock()
 
-    def of_account(self, account_id: str) -> int:
+    def revoke_account(self, account_id: str) -> int:
         """Revoke all existing tokens of this account."""
         self._store.raise_accounts([account_id], self._moment())
         return self._revoke_existing(Claim.SUB, [account_id])
 
-    def of_accounts(
+    def revoke_accounts(
         self, account_ids: Collection[str], *, audiences: Collection[str] = ()
     ) -> int | None:
         """Revoke all existing tokens of these accounts; returns ``None`` if there is no account.
@@ -115,7 +115,7 @@ class Revocations:
         if not account_ids:
             return None
         if audiences and len(account_ids) > MOST_ACCOUNTS:
-            return self.of_audiences(audiences)
+            return self.revoke_audiences(audiences)
         self._store.raise_accounts(account_ids, self._moment())
         return self._revoke_existing(Claim.SUB, account_ids)
 
@@ -131,17 +131,17 @@ class Revocations:
         """
         self._sessions.remove_for_audience(audience)
 
-    def of_service(self, audience: str, account_ids: Collection[str]) -> int:
+    def revoke_service(self, audience: str, account_ids: Collection[str]) -> int:
         """Revoke all existing tokens for a service, whose scopes these accounts hold.
 
         The accounts are revoked, too, unless they are too many: a verifier may ignore audiences.
         """
-        effective_at = self.of_audiences([audience])
+        effective_at = self.revoke_audiences([audience])
         if len(account_ids) <= MOST_ACCOUNTS:
-            self.of_accounts(account_ids)
+            self.revoke_accounts(account_ids)
         return effective_at
 
-    def of_api_key(self, key_id: str, account_id: str) -> int:
+    def revoke_api_key(self, key_id: str, account_id: str) -> int:
         """Revoke all existing tokens of this API key, and end its sessions.
 
         If more than ``MOST_KEYS`` keys of the account have entries, one entry replaces them.
@@ -149,26 +149,26 @@ class Revocations:
         moment = self._moment()
         self._sessions.remove_of_api_key(key_id)
         self._store.raise_api_keys([key_id], moment)
-        return self._of_credential(key_id, account_id, moment)
+        return self._revoke_credential(key_id, account_id, moment)
 
-    def of_workload_rule(self, rule_id: str, account_id: str) -> int:
-        """Revoke all existing tokens of logins by this rule, as ``of_api_key`` does."""
+    def revoke_workload_rule(self, rule_id: str, account_id: str) -> int:
+        """Revoke all existing tokens of logins by this rule, as ``revoke_api_key`` does."""
         moment = self._moment()
         self._store.raise_workload_rules([rule_id], moment)
-        return self._of_credential(rule_id, account_id, moment)
+        return self._revoke_credential(rule_id, account_id, moment)
 
-    def of_audiences(self, audiences: Collection[str]) -> int:
+    def revoke_audiences(self, audiences: Collection[str]) -> int:
         """Revoke all existing tokens for these audiences."""
         return self._revoke_existing(Claim.AUD, audiences)
 
-    def of_signing_key(self, kid: str) -> int:
+    def revoke_signing_key(self, kid: str) -> int:
         """Revoke every token that this key ever signs, until no cache can hold the key."""
         # SECURITY: without issued_before, because a thief chooses ``iat``.
         expires = int(self._clock()) + KEY_ENTRY_LIVES
         self._add(Revocation(claim=Claim.KID, value=kid, issued_before=None, expires=expires))
         return expires
 
-    def of_tokens(
+    def revoke_tokens(
         self, account_id: str, tokens: Mapping[str, int], *, issued_at: int
     ) -> int | None:
         """Revoke single tokens of an account, which expire at these moments anyway.
@@ -323,7 +323,7 @@ class Revocations:
             return False
         return True
 
-    def _of_credential(self, credential_id: str, account_id: str, moment: int) -> int:
+    def _revoke_credential(self, credential_id: str, account_id: str, moment: int) -> int:
         now = int(self._clock())
         known = self._store.of_account(account_id, now, latest=now + clocks.APART)
         if known.at_once or known.keys >= MOST_KEYS:

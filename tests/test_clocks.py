@@ -262,7 +262,7 @@ def test_keyosk_takes_tokens_after_its_audience_was_revoked_by_a_clock_ahead(
 ) -> None:
     clock.now += jump
     with keyosk.database.transaction():
-        keyosk.revocations.of_audiences([KEYOSK])
+        keyosk.revocations.revoke_audiences([KEYOSK])
     clock.now -= jump
     clock.now += 1
     assert is_taken(keyosk, token(keyosk))

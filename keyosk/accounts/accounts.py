@@ -214,7 +214,7 @@ class Accounts:
                 number = self._accounts.change(account.id, changes, now=now, version=version)
             effective_at = None
             if disabled or self._revocations.cuts_short(account.expires_at, after.expires_at):
-                effective_at = self._revocations.of_account(account.id)
+                effective_at = self._revocations.revoke_account(account.id)
                 self._revocations.end_sessions(account.id)
             old, new = changed(fields_of(account), fields_of(after))
             self._audit.record(by, "account.change", target(account.id), before=old, after=new)
@@ -228,7 +228,7 @@ class Accounts:
         with self._database.transaction():
             account = self.locked(reference)
             self._safeguards.may_change(by, account.id)
-            effective_at = self._revocations.of_account(account.id)
+            effective_at = self._revocations.revoke_account(account.id)
             with self._safeguards.keeping_an_admin():
                 self._accounts.remove(account.id, version=version)
             self._audit.record(by, "account.delete", target(account.id), before=fields_of(account))
@@ -252,7 +252,7 @@ class Accounts:
             self.check_proof(by, account.id)
             effective_at = None
             if self._accounts.password_of(account.id) is not None:
-                effective_at = self._revocations.of_account(account.id)
+                effective_at = self._revocations.revoke_account(account.id)
                 self._revocations.end_sessions(account.id, by_password=True)
             self._accounts.change(account.id, {}, now=now)
             self._accounts.set_password(account.id, stored, now=now)
@@ -273,7 +273,7 @@ class Accounts:
             with self._safeguards.keeping_an_admin():
                 if not self._accounts.remove_password(account.id):
                     raise NotFound("The account has no password.")
-                effective_at = self._revocations.of_account(account.id)
+                effective_at = self._revocations.revoke_account(account.id)
                 self._revocations.end_sessions(account.id, by_password=True)
                 self._accounts.change(account.id, {}, now=int(self._clock()))
             self._audit.record(by, "password.delete", target(account.id))
@@ -288,7 +288,7 @@ class Accounts:
             account = self.locked(reference)
             self._safeguards.may_change(by, account.id)
             self._revocations.end_sessions(account.id)
-            effective_at = self._revocations.of_account(account.id)
+            effective_at = self._revocations.revoke_account(account.id)
             self._audit.record(by, "tokens.revoke", target(account.id))
             return effective_at
 

@@ -151,7 +151,7 @@ class ApiKeys:
             self._api_keys.change(old.id, changes, now=now)
             effective_at = None
             if self._revocations.cuts_short(old.expires_at, expires_at):
-                effective_at = self._revocations.of_api_key(old.id, old.account_id)
+                effective_at = self._revocations.revoke_api_key(old.id, old.account_id)
             self._record_change(by, "api_key.rotate", old, after=replace(old, **changes))
         return NewApiKey(replace(new, effective_at=effective_at), secret)
 
@@ -250,7 +250,7 @@ class ApiKeys:
                 or entitlements.is_narrower(after.scopes, key.scopes)
                 or entitlements.is_narrower(after.networks, key.networks)
             ):
-                effective_at = self._revocations.of_api_key(key.id, key.account_id)
+                effective_at = self._revocations.revoke_api_key(key.id, key.account_id)
             self._record_change(by, "api_key.change", key, after=after)
             return replace(after, updated_at=now, version=version_after, effective_at=effective_at)
 
@@ -264,7 +264,7 @@ class ApiKeys:
         with self._database.transaction():
             key = self._locked(reference, key_id)
             self._guard(by, key)
-            effective_at = self._revocations.of_api_key(key.id, key.account_id)
+            effective_at = self._revocations.revoke_api_key(key.id, key.account_id)
             with self._safeguards.keeping_an_admin(at_risk=_is_permanent(key)):
                 self._api_keys.remove(key.id, version=version)
             self._audit.record(by, "api_key.delete", _target(key), before=_fields(key))

@@ -130,7 +130,7 @@ class Grants:
             number = self._account_store.change(account.id, {}, now=now, version=version)
             role_ids = {role.name: role.id for role in roles.values()}
             self._grants.set(account.id, grants, role_ids, now=now)
-        effective_at = self._revocations.of_account(account.id) if takes else None
+        effective_at = self._revocations.revoke_account(account.id) if takes else None
         self._audit.record(
             by,
             "grants.change",

@@ -244,7 +244,7 @@ class Rotation:
                     raise Conflict("kid", "This key is no longer published.")
                 left = self._private_keys.left_of(key)
                 keys.change(kid, state=KeyState.COMPROMISED, gone_at=now, sealed=left)
-                effective_at = self._revocations.of_signing_key(kid)
+                effective_at = self._revocations.revoke_signing_key(kid)
                 if key.state is KeyState.ACTIVE:
                     self._activate_next(keys, key.algorithm, now, spare=spare)
                 self._record(by, "signing_key.compromise", key)

@@ -132,7 +132,7 @@ class Roles:
         """Revoke the tokens of the accounts that lose these scopes with the role."""
         if not scopes:
             return None
-        return self._revocations.of_accounts(
+        return self._revocations.revoke_accounts(
             self._grants.holders(role_id=role.id, limit=MOST_ACCOUNTS + 1),
             audiences=self._services.audiences_of(scopes),
         )

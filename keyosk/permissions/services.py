@@ -260,7 +260,7 @@ class Services:
             moments.append(self._revoke(before))
         if before.policy.audience != after.policy.audience:
             # SECURITY: another service may take the audience and would then receive these tokens.
-            moments.append(self._revocations.of_audiences([before.policy.audience]))
+            moments.append(self._revocations.revoke_audiences([before.policy.audience]))
             self._revocations.end_sessions_for(before.policy.audience)
         moments += self._revoke_exchanged(before, after)
         return max(moments, default=None)
@@ -382,7 +382,7 @@ class Services:
 
     def _revoke(self, service: Service) -> int:
         scopes = [scope.name for scope in service.scopes]
-        return self._revocations.of_service(
+        return self._revocations.revoke_service(
             service.policy.audience, self._grants.holders(scopes, limit=MOST_ACCOUNTS + 1)
         )
 
@@ -390,7 +390,7 @@ class Services:
         """Revoke what a service's account got by exchange, if it would no longer get all of it."""
         if before.account is None or not _exchanged(before) - _exchanged(after):
             return []
-        return [self._revocations.of_account(self._services.account_id(before.account))]
+        return [self._revocations.revoke_account(self._services.account_id(before.account))]
 
     def _refuse_use(self, scopes: set[str], *, force: bool) -> None:
         used, accounts, roles = self._grants.use_of_scopes(sorted(scopes))

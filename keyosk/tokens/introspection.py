@@ -100,7 +100,7 @@ class Inspection:
         if not _belongs_to(by, claims) and not by.has(_REVOKE):
             raise InvalidGrant("The token belongs to another account.")
         with self._database.transaction():
-            effective_at = self._revocations.of_tokens(
+            effective_at = self._revocations.revoke_tokens(
                 claims.account_id, {claims.id: claims.expires_at}, issued_at=claims.issued_at
             )
             self._audit.record(

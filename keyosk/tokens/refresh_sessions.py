@@ -214,7 +214,7 @@ class Sessions:
     def _end(self, session: Session) -> int | None:
         now = int(self._clock())
         tokens = {token_id: end for token_id, end in session.tokens.items() if end > now}
-        effective_at = self._revocations.of_tokens(session.account_id, tokens, issued_at=now)
+        effective_at = self._revocations.revoke_tokens(session.account_id, tokens, issued_at=now)
         self._store.remove(session.id)
         return effective_at
 

@@ -177,7 +177,7 @@ class TrustedIssuers:
 
     def _revoke(self, issuer: TrustedIssuer) -> int | None:
         moments = [
-            self._revocations.of_workload_rule(rule.id, rule.account_id)
+            self._revocations.revoke_workload_rule(rule.id, rule.account_id)
             for rule in self._workload_rules.of_issuer(issuer.id)
         ]
         return max(moments, default=None)

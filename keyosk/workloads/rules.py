@@ -147,7 +147,7 @@ class WorkloadRules:
                 return check_version(rule, version)
             effective_at = None
             if self._takes_away(rule, after):
-                effective_at = self._revocations.of_workload_rule(rule.id, rule.account_id)
+                effective_at = self._revocations.revoke_workload_rule(rule.id, rule.account_id)
             number = self._workload_rules.change(after, now=now, version=version)
             old, new = changed(fields_of(rule), fields_of(after))
             self._audit.record(by, "rule.change", _target(issuer, rule), before=old, after=new)
@@ -166,7 +166,7 @@ class WorkloadRules:
             issuer = self._issuers.get(reference)
             rule = self._of(issuer, name)
             self._guard(by, rule)
-            effective_at = self._revocations.of_workload_rule(rule.id, rule.account_id)
+            effective_at = self._revocations.revoke_workload_rule(rule.id, rule.account_id)
             self._workload_rules.remove(rule.id, version=version)
             self._audit.record(by, "rule.delete", _target(issuer, rule), before=fields_of(rule))
             return effective_at
