@@ -133,7 +133,7 @@ class Installation:
             policy=KeyPolicy(
                 publish_ahead=self._config.key_publish_ahead,
                 retain=self._config.key_retain,
-                every=self._config.key_rotation_days * 86_400,
+                rotate_every=self._config.key_rotation_days * 86_400,
             ),
         )
 

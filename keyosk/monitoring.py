@@ -161,7 +161,7 @@ class Monitor:
         active = next((key for key in keys if key.state is KeyState.ACTIVE), None)
         following = next((key for key in keys if key.state is KeyState.NEXT), None)
         began = (active.active_from if active is not None else None) or 0
-        every = self._rotation.policy.every
+        every = self._rotation.policy.rotate_every
         planned = began + every if began and every else 0
         if following is not None:
             planned = following.active_from or 0

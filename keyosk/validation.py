@@ -138,11 +138,11 @@ class Versioned(Protocol):
 Object = TypeVar("Object", bound=Versioned)
 
 
-def check_version(found: Object, wanted: Versions | None) -> Object:
+def check_version(current: Object, wanted: Versions | None) -> Object:
     """Return the object if it is at a wanted version (``None``: any). Raises ``Stale``.
 
     For changes that turn out to change nothing; for all others the database decides.
     """
-    if wanted is not None and not wanted.admit(found.version):
+    if wanted is not None and not wanted.admit(current.version):
         raise Stale("It has changed since it was read.")
-    return found
+    return current

@@ -436,7 +436,7 @@ def test_keys_of_a_clock_ahead_go_in_time(keyosk: Installation, clock: Clock, ju
     keyosk.rotation.advance()
     clock.now += 2 * DAY + plan.retain + 900
     assert [key.state for key in keyosk.rotation.all()] == [KeyState.GONE, KeyState.ACTIVE]
-    clock.now += plan.every + plan.publish_ahead
+    clock.now += plan.rotate_every + plan.publish_ahead
     keyosk.rotation.advance()
     clock.now += plan.publish_ahead + 1
     states = [key.state for key in keyosk.rotation.all()]

@@ -11,13 +11,13 @@ from keyosk.console.api import Api, Refused, segment
 from keyosk.console.pages import (
     Page,
     Visit,
-    go,
+    confirmation_page,
+    own_password,
     pages_of,
-    proof,
     query_with,
-    show,
+    redirect_to,
+    render,
     text,
-    unconfirmed,
 )
 from keyosk.errors import NotFound
 from keyosk.web.accounts import SHORTEST
@@ -55,7 +55,7 @@ def accounts(visit: Visit) -> Response:
         known = {account["id"] for account in first}
         items = first + [account for account in items if account["id"] not in known]
     looked_at = LOOKED_AT if is_cut else None
-    return show("accounts.html", query=query, looked_at=looked_at, **pages_of(items, following))
+    return render("accounts.html", query=query, looked_at=looked_at, **pages_of(items, following))
 
 
 def create(visit: Visit) -> Response:
@@ -66,7 +66,7 @@ def create(visit: Visit) -> Response:
     if request.form.get("password"):
         body["password"] = request.form["password"]
     account = visit.api.send("POST", "/accounts", body, once=text("once")).body
-    return go(f"/console/accounts/{account['id']}", "created")
+    return redirect_to(f"/console/accounts/{account['id']}", "created")
 
 
 def account(visit: Visit, reference: str) -> Response:
@@ -96,7 +96,7 @@ def _account(visit: Visit, reference: str) -> Response:
         events = visit.api.get(
             "/audit", target=f"account/{account['id']}", sort="-sequence", limit=_EVENTS
         ).body["items"]
-    return show(
+    return render(
         "account.html",
         account=account,
         reference="me" if reference == "me" else account["id"],
@@ -149,7 +149,7 @@ def _enable(visit: Visit, reference: str) -> Response:
 
 
 def _disable(visit: Visit, reference: str) -> Response:
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Disable {_name(visit, reference)}?",
         ("The account gets no new token, by password or by API key.", _END_ALL, _EVERYWHERE),
@@ -167,7 +167,7 @@ def _end_tokens(visit: Visit, reference: str) -> Response:
 
 
 def _delete(visit: Visit, reference: str) -> Response:
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Delete {_name(visit, reference)}?",
         (
@@ -180,14 +180,14 @@ def _delete(visit: Visit, reference: str) -> Response:
     if page is not None:
         return page
     visit.api.send("DELETE", _path(reference))
-    return go("/console/accounts", "deleted")
+    return redirect_to("/console/accounts", "deleted")
 
 
 def _set_password(visit: Visit, reference: str) -> Response:
     own = visit.is_own(reference)
     if _must_confirm(visit, reference):
         return confirmation.redirect(_page(reference))
-    body = {"password": request.form.get("password", ""), **proof(own)}
+    body = {"password": request.form.get("password", ""), **own_password(own)}
     changed = visit.api.send("PUT", f"{_path(reference)}/password", body)
     return _back(reference, "password-set", at=changed.effective_at)
 
@@ -208,7 +208,7 @@ def _grant(visit: Visit, reference: str) -> Response:
     if text("until"):
         grant["until"] = text("until")
     if _makes_admin(visit, kind, grant["name"]):
-        page = unconfirmed(
+        page = confirmation_page(
             visit,
             f"Give {grant['name']} to {_name(visit, reference)}?",
             (
@@ -265,7 +265,7 @@ def _page(reference: str) -> str:
 
 
 def _back(reference: str, done: str, *, at: str | None = None) -> Response:
-    return go(_page(reference), done, at=at)
+    return redirect_to(_page(reference), done, at=at)
 
 
 _ACTS: Final[Mapping[str, Callable[[Visit, str], Response]]] = {

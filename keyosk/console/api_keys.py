@@ -9,13 +9,13 @@ from keyosk.console.api import segment
 from keyosk.console.pages import (
     Page,
     Visit,
-    go,
-    lines,
+    confirmation_page,
+    form_words,
+    own_password,
     pages_of,
-    proof,
-    show,
+    redirect_to,
+    render,
     text,
-    unconfirmed,
 )
 
 _FILTERS: Final = (
@@ -41,7 +41,7 @@ def find(visit: Visit) -> Response:
 def _list(visit: Visit, new_key: Mapping[str, Any] | None = None) -> Response:
     query = {name: request.args.get(name, "").strip()[:1000] for name in _FILTERS}
     listed = visit.api.get("/api-keys", **query, limit=50).body
-    return show(
+    return render(
         "api_keys.html", query=query, found=new_key, **pages_of(listed["items"], listed["next"])
     )
 
@@ -49,25 +49,25 @@ def _list(visit: Visit, new_key: Mapping[str, Any] | None = None) -> Response:
 def create(visit: Visit, reference: str) -> Response:
     """Create a key, and show its secret once."""
     own = visit.is_own(reference)
-    page = unconfirmed(
+    page = confirmation_page(
         visit, f"Make the API key {text('name')}?", (_SHOWN_ONCE,), button="Make the key", own=own
     )
     if page is not None:
         return page
-    body: dict[str, Any] = {"name": text("name"), **proof(own)}
+    body: dict[str, Any] = {"name": text("name"), **own_password(own)}
     for name in ("scopes", "networks"):
-        if lines(name):
-            body[name] = lines(name)
+        if form_words(name):
+            body[name] = form_words(name)
     if text("expires_at"):
         body["expires_at"] = text("expires_at")
     response = visit.api.send("POST", _path(reference), body, once=text("once"))
-    return show("secret.html", key=response.body, reference=reference, is_rotated=False)
+    return render("secret.html", key=response.body, reference=reference, is_rotated=False)
 
 
 def rotate(visit: Visit, reference: str, key: str) -> Response:
     """Create a successor, and show its secret once."""
     own = visit.is_own(reference)
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         "Rotate this API key?",
         ("A new key like it is made.", "The old one works for 24 more hours.", _SHOWN_ONCE),
@@ -77,13 +77,13 @@ def rotate(visit: Visit, reference: str, key: str) -> Response:
     if page is not None:
         return page
     path = f"{_path(reference)}/{segment(key)}/rotate"
-    response = visit.api.send("POST", path, proof(own), once=text("once"))
-    return show("secret.html", key=response.body, reference=reference, is_rotated=True)
+    response = visit.api.send("POST", path, own_password(own), once=text("once"))
+    return render("secret.html", key=response.body, reference=reference, is_rotated=True)
 
 
 def end(visit: Visit, reference: str, key: str) -> Response:
     """Delete a key."""
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         "Delete this API key?",
         (
@@ -101,7 +101,7 @@ def end(visit: Visit, reference: str, key: str) -> Response:
 def allow(visit: Visit, reference: str, key: str) -> Response:
     """Add a scope to those that a key is limited to."""
     scope, own = text("scope"), visit.is_own(reference)
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Let this API key use {scope}?",
         (
@@ -116,7 +116,7 @@ def allow(visit: Visit, reference: str, key: str) -> Response:
     path = f"{_path(reference)}/{segment(key)}"
     response = visit.api.get(path)
     if response.body["scopes"] is not None:  # otherwise it would be limited to none
-        body = {"scopes": [*response.body["scopes"], scope], **proof(own)}
+        body = {"scopes": [*response.body["scopes"], scope], **own_password(own)}
         visit.api.send("PATCH", path, body, tag=response.tag)
     return _back(reference, "saved")
 
@@ -125,17 +125,17 @@ def enable(visit: Visit, reference: str, key: str) -> Response:
     """Let a disabled key log in again."""
     own = visit.is_own(reference)
     effects = ("Whoever has the secret of the key can log in with it again.",)
-    page = unconfirmed(visit, "Enable this API key?", effects, button="Enable", own=own)
+    page = confirmation_page(visit, "Enable this API key?", effects, button="Enable", own=own)
     if page is not None:
         return page
-    body = {"enabled": True, **proof(own)}
+    body = {"enabled": True, **own_password(own)}
     visit.api.send("PATCH", f"{_path(reference)}/{segment(key)}", body)
     return _back(reference, "enabled")
 
 
 def _back(reference: str, done: str, *, at: str | None = None) -> Response:
     path = "/me" if reference == "me" else f"/console/accounts/{segment(reference)}"
-    return go(path, done, at=at)
+    return redirect_to(path, done, at=at)
 
 
 def _path(reference: str) -> str:

@@ -35,7 +35,7 @@ from keyosk.console import (
 )
 from keyosk.console.api import Api, Refused
 from keyosk.console.logins import Logins
-from keyosk.console.pages import Page, Visit, go, notice, once, root, show
+from keyosk.console.pages import Page, Visit, new_idempotency_key, notice, redirect_to, render, root
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.permissions import entitlements
@@ -169,7 +169,7 @@ def _set_up_templates(app: Flask, installation: Installation) -> None:
             "done": notice(),
             "issuer": installation.issuer,
             "csrf": browser.form_token(g.visit.secret) if g.visit else "",
-            "once": once,
+            "once": new_idempotency_key,
             "navigation": [
                 (path, name)
                 for path, name, scope in _NAVIGATION
@@ -203,7 +203,7 @@ def _add_pipeline(
         # SECURITY: every other page needs a session, and every change its token.
         response = _open(installation, api)
         if response is None and g.visit.needs_factor and request.endpoint not in enrolment:
-            return go(second_factors.PLACE)
+            return redirect_to(second_factors.PLACE)
         return response
 
     @app.after_request
@@ -252,7 +252,7 @@ def _with_visit(view: Any, **path: str) -> Response:
 
 def _to_login() -> Response:
     wanted = request.full_path.rstrip("?") if request.method == "GET" else "/console"
-    response = go(f"/console/login?{urlencode({'next': wanted})}")
+    response = redirect_to(f"/console/login?{urlencode({'next': wanted})}")
     if "HX-Request" in request.headers:  # htmx would show the login page inside the page
         response.status_code = 204
         response.headers["HX-Redirect"] = response.headers.pop("Location")
@@ -301,7 +301,7 @@ def _failed(error: Exception) -> Response:
 
 def _error_page(status: int, problem: Mapping[str, Any]) -> Response:
     fields = correction.fields(status)
-    return show("error.html", status, problem=problem, code=status, fields=fields)
+    return render("error.html", status, problem=problem, code=status, fields=fields)
 
 
 def _when(moment: str) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from keyosk.console.pages import Page, Visit, show
+from keyosk.console.pages import Page, Visit, render
 from keyosk.web.fields import rfc3339
 
 #: The periods of the page, in seconds.
@@ -30,7 +30,7 @@ def attack(visit: Visit) -> Response:
     step = 3_600 if back == "day" else 300
     activity = visit.api.get("/activity", since=since, step=step).body["items"]
     refused = visit.api.get("/audit", action="rule.refused", sort="-sequence", limit=20).body
-    return show(
+    return render(
         "attack.html",
         back=back if back in _BACK else "hour",
         found=failures,

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from keyosk.console.differences import difference
-from keyosk.console.pages import Page, Visit, pages_of, show
+from keyosk.console.pages import Page, Visit, pages_of, render
 
 _FILTERS: Final = ("actor", "action", "credential", "target", "outcome", "since", "until")
 EXPORT: Final = "/console/audit/export"
@@ -21,7 +21,7 @@ def audit(visit: Visit) -> Response:
         "/audit", **query, cursor=request.args.get("cursor"), sort=sort, limit=50
     ).body
     filters = {name: value for name, value in query.items() if value}
-    return show(
+    return render(
         "audit.html",
         query=query,
         chain=visit.api.get("/audit/chain").body,

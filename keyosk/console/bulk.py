@@ -7,7 +7,7 @@ from typing import Any, Final
 from flask import Response, request
 
 from keyosk.console.api import Api, Refused, Reply, segment
-from keyosk.console.pages import Page, Visit, go, show, text, unconfirmed
+from keyosk.console.pages import Page, Visit, confirmation_page, redirect_to, render, text
 from keyosk.errors import Invalid
 
 #: The most accounts, as many as on a page of the list.
@@ -60,13 +60,13 @@ def act(visit: Visit) -> Response:
     """Do one thing to each of the accounts that were chosen, and show how each went."""
     chosen = list(dict.fromkeys(request.form.getlist("account")))[:_MOST]
     if not chosen:
-        return go("/console/accounts", "none-chosen")
+        return redirect_to("/console/accounts", "none-chosen")
     what = _ACTS.get(text("act"))
     if what is None:
         raise Invalid.field("act", "must be one of " + ", ".join(_ACTS))
     names = [_name(visit.api, username) for username in chosen[:_NAMED]]
     more = len(chosen) - len(names)
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         what.title.format(f"{len(chosen)} account{'' if len(chosen) == 1 else 's'}"),
         (f"Of {', '.join(names)}{f' and {more} more' if more else ''}.", *what.effects),
@@ -75,7 +75,7 @@ def act(visit: Visit) -> Response:
     if page is not None:
         return page
     outcomes = [_outcome(visit.api, what, username) for username in chosen]
-    return show(
+    return render(
         "bulk.html",
         title=what.button,
         outcomes=outcomes,

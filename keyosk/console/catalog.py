@@ -7,7 +7,16 @@ from flask import Response, request
 
 from keyosk.console import drawing, protection
 from keyosk.console.api import Refused, segment
-from keyosk.console.pages import Page, Visit, go, lines, pages_of, show, text, unconfirmed
+from keyosk.console.pages import (
+    Page,
+    Visit,
+    confirmation_page,
+    form_words,
+    pages_of,
+    redirect_to,
+    render,
+    text,
+)
 
 _HOLDERS: Final = 50
 _ACCEPTS: Final[Mapping[str, str]] = {
@@ -22,16 +31,16 @@ _ACCEPTS: Final[Mapping[str, str]] = {
 def services(visit: Visit) -> Response:
     """List services."""
     page = visit.api.get("/services", cursor=request.args.get("cursor"), sort="name").body
-    return show("services.html", **pages_of(page["items"], page["next"]))
+    return render("services.html", **pages_of(page["items"], page["next"]))
 
 
 def create_service(visit: Visit) -> Response:
     """Create a service."""
-    body: dict[str, Any] = {"name": text("name"), "scopes": lines("scopes") or []}
+    body: dict[str, Any] = {"name": text("name"), "scopes": form_words("scopes") or []}
     if text("audience"):
         body["audience"] = text("audience")
     service = visit.api.send("POST", "/services", body, once=text("once")).body
-    return go(f"/console/services/{segment(service['name'])}", "created")
+    return redirect_to(f"/console/services/{segment(service['name'])}", "created")
 
 
 def service(visit: Visit, name: str) -> Response:
@@ -43,7 +52,7 @@ def service(visit: Visit, name: str) -> Response:
     before = [exchange["name"] for exchange in incoming["items"]]
     after = [exchange["service"] for exchange in response.body["exchanges"]]
     issuer = visit.installation.issuer
-    return show(
+    return render(
         "service.html",
         service=response.body,
         accepts=_accepted(response.body["accepts"]),
@@ -69,7 +78,7 @@ def switch_service(visit: Visit, name: str) -> Response:
     """Enable or disable a service."""
     enabled = text("enabled") == "true"
     if not enabled:
-        page = unconfirmed(
+        page = confirmation_page(
             visit,
             f"Disable the service {name}?",
             ("No token for it is issued any more, and those that exist are revoked.",),
@@ -80,14 +89,14 @@ def switch_service(visit: Visit, name: str) -> Response:
     path = f"/services/{segment(name)}"
     changed = visit.api.send("PATCH", path, {"enabled": enabled})
     done = "enabled" if enabled else "disabled"
-    return go(f"/console{path}", done, at=changed.effective_at)
+    return redirect_to(f"/console{path}", done, at=changed.effective_at)
 
 
 def roles(visit: Visit) -> Response:
     """List roles, and find who may do what."""
     scope = request.args.get("scope", "")
     page = visit.api.get("/roles", cursor=request.args.get("cursor"), sort="name", scope=scope).body
-    return show(
+    return render(
         "roles.html",
         scope=scope,
         holders=_holders(visit, scope) if scope else None,
@@ -97,11 +106,11 @@ def roles(visit: Visit) -> Response:
 
 def create_role(visit: Visit) -> Response:
     """Create a role."""
-    body = {"name": text("name"), "scopes": lines("scopes") or []}
+    body = {"name": text("name"), "scopes": form_words("scopes") or []}
     if text("description"):
         body["description"] = text("description")
     role = visit.api.send("POST", "/roles", body, once=text("once")).body
-    return go(f"/console/roles/{segment(role['name'])}", "created")
+    return redirect_to(f"/console/roles/{segment(role['name'])}", "created")
 
 
 def role(visit: Visit, name: str) -> Response:
@@ -112,14 +121,14 @@ def role(visit: Visit, name: str) -> Response:
         holders = visit.api.get("/accounts", role=response.body["name"], limit=_HOLDERS).body[
             "items"
         ]
-    return show("role.html", role=response.body, tag=response.tag, holders=holders)
+    return render("role.html", role=response.body, tag=response.tag, holders=holders)
 
 
 def change_role(visit: Visit, name: str) -> Response:
     """Change the scopes of a role."""
-    scopes = lines("scopes") or []
+    scopes = form_words("scopes") or []
     if any(scope.startswith("keyosk:") for scope in scopes):
-        page = unconfirmed(
+        page = confirmation_page(
             visit,
             f"Let everybody with the role {name} administer Keyosk?",
             ("The role gives scopes of Keyosk's own to every account that has it.",),
@@ -130,12 +139,12 @@ def change_role(visit: Visit, name: str) -> Response:
     path = f"/roles/{segment(name)}"
     body = {"description": text("description"), "scopes": scopes}
     changed = visit.api.send("PATCH", path, body, tag=text("tag"))
-    return go(f"/console{path}", "saved", at=changed.effective_at)
+    return redirect_to(f"/console{path}", "saved", at=changed.effective_at)
 
 
 def delete_role(visit: Visit, name: str) -> Response:
     """Delete a role that nobody has."""
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Delete the role {name}?",
         ("It is deleted for good. A role that accounts still have is not deleted.",),
@@ -144,7 +153,7 @@ def delete_role(visit: Visit, name: str) -> Response:
     if page is not None:
         return page
     visit.api.send("DELETE", f"/roles/{segment(name)}")
-    return go("/console/roles", "deleted")
+    return redirect_to("/console/roles", "deleted")
 
 
 def _verification(visit: Visit, name: str) -> dict[str, Any] | None:

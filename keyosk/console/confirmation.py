@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from flask import Response
 
-from keyosk.console.pages import Page, Visit, go, place, unconfirmed
+from keyosk.console.pages import Page, Visit, confirmation_page, next_path, redirect_to
 
 _PLACE: Final = "/console/confirm"
 
@@ -16,14 +16,14 @@ _PLACE: Final = "/console/confirm"
 def confirm(visit: Visit) -> Response:
     """Verify the password and the second factor, if there is one; then go to the form."""
     if visit.installation.confirmations.is_fresh(visit.session):
-        return go(place())
-    page = unconfirmed(visit, "Confirm that it is you", (), button="Confirm")
-    return go(place()) if page is None else page
+        return redirect_to(next_path())
+    page = confirmation_page(visit, "Confirm that it is you", (), button="Confirm")
+    return redirect_to(next_path()) if page is None else page
 
 
 def redirect(wanted: str) -> Response:
     """Redirect to the confirmation, and from there to a page of the console."""
-    return go(f"{_PLACE}?{urlencode({'next': wanted})}")
+    return redirect_to(f"{_PLACE}?{urlencode({'next': wanted})}")
 
 
 PAGES: Final = (Page("GET", _PLACE, confirm), Page("POST", _PLACE, confirm))

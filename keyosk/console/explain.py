@@ -5,7 +5,7 @@ from typing import Any, Final
 from flask import Response, request
 
 from keyosk.console.api import Refused, segment
-from keyosk.console.pages import Page, Visit, show
+from keyosk.console.pages import Page, Visit, render
 
 #: Reasons that a grant removes, and reasons that a request for the scope removes.
 _GRANTED: Final = frozenset({"not_granted", "expired", *("password_only", "api_key_only")})
@@ -38,7 +38,7 @@ def explain(visit: Visit) -> Response:
             if error.status not in (404, 422):
                 raise
             fault = error.problem.get("detail")
-    return show(
+    return render(
         "explain.html",
         query=query,
         found=explanation,

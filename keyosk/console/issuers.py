@@ -7,7 +7,16 @@ from typing import Any, Final
 from flask import Response, request
 
 from keyosk.console.api import Refused, segment
-from keyosk.console.pages import Page, Visit, go, lines, pages_of, show, text, unconfirmed
+from keyosk.console.pages import (
+    Page,
+    Visit,
+    confirmation_page,
+    form_words,
+    pages_of,
+    redirect_to,
+    render,
+    text,
+)
 from keyosk.errors import Invalid
 from keyosk.workloads import claims
 from keyosk.workloads.presets import PRESETS
@@ -21,7 +30,7 @@ _END_TOKENS: Final = (
 def issuers(visit: Visit) -> Response:
     """List issuers."""
     page = visit.api.get("/issuers", cursor=request.args.get("cursor"), sort="name").body
-    return show("issuers.html", presets=PRESETS, **pages_of(page["items"], page["next"]))
+    return render("issuers.html", presets=PRESETS, **pages_of(page["items"], page["next"]))
 
 
 def create(visit: Visit) -> Response:
@@ -30,7 +39,7 @@ def create(visit: Visit) -> Response:
     body["name"] = text("name")
     if text("preset"):
         body["preset"] = text("preset")
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Trust the issuer {body['name']}?",
         (
@@ -42,7 +51,7 @@ def create(visit: Visit) -> Response:
     if page is not None:
         return page
     issuer = visit.api.send("POST", "/issuers", body, once=text("once")).body
-    return go(f"/console{_path(issuer['name'])}", "created")
+    return redirect_to(f"/console{_path(issuer['name'])}", "created")
 
 
 def issuer(visit: Visit, name: str) -> Response:
@@ -68,7 +77,7 @@ def _issuer(visit: Visit, name: str, report: Mapping[str, Any] | None = None) ->
     response = visit.api.get(path)
     rules = visit.api.get(f"{path}/rules", cursor=request.args.get("cursor"), sort="name").body
     preset = PRESETS.get(response.body["preset"] or "")
-    return show(
+    return render(
         "issuer.html",
         issuer=response.body,
         tag=response.tag,
@@ -80,7 +89,7 @@ def _issuer(visit: Visit, name: str, report: Mapping[str, Any] | None = None) ->
 
 def change(visit: Visit, name: str) -> Response:
     """Change an issuer."""
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Change the issuer {name}?",
         (
@@ -102,7 +111,7 @@ def switch(visit: Visit, name: str) -> Response:
 
 def delete(visit: Visit, name: str) -> Response:
     """Delete an issuer."""
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Delete the issuer {name}?",
         ("It is deleted for good, together with its rules.", _END_TOKENS),
@@ -111,14 +120,14 @@ def delete(visit: Visit, name: str) -> Response:
     if page is not None:
         return page
     visit.api.send("DELETE", _path(name), force=True)
-    return go("/console/issuers", "deleted")
+    return redirect_to("/console/issuers", "deleted")
 
 
 def create_rule(visit: Visit, name: str) -> Response:
     """Make a rule."""
     body = {field: value for field, value in _rule_fields().items() if value is not None}
     body |= {"name": text("name"), "claims": _claims()}
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Let workloads log in as {body.get('account', '')}?",
         (
@@ -131,7 +140,7 @@ def create_rule(visit: Visit, name: str) -> Response:
         return page
     path = f"{_path(name)}/rules"
     rule = visit.api.send("POST", path, body, once=text("once")).body
-    return go(f"/console{path}/{segment(rule['name'])}", "created")
+    return redirect_to(f"/console{path}/{segment(rule['name'])}", "created")
 
 
 def rule(visit: Visit, name: str, rule_name: str) -> Response:
@@ -139,7 +148,7 @@ def rule(visit: Visit, name: str, rule_name: str) -> Response:
     response = visit.api.get(_rule_path(name, rule_name))
     issuer = visit.api.get(_path(name)).body
     written = claims.written(response.body["claims"])
-    return show("rule.html", issuer=issuer, rule=response.body, tag=response.tag, written=written)
+    return render("rule.html", issuer=issuer, rule=response.body, tag=response.tag, written=written)
 
 
 def change_rule(visit: Visit, name: str, rule_name: str) -> Response:
@@ -151,7 +160,7 @@ def change_rule(visit: Visit, name: str, rule_name: str) -> Response:
     # SECURITY: an empty list of scopes limits the rule to none, and does not mean unlimited.
     if (before["scopes"] or None) == body["scopes"]:
         del body["scopes"]
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Change the rule {rule_name}?",
         ("Other tokens may log in than before.", _END_TOKENS),
@@ -171,7 +180,7 @@ def switch_rule(visit: Visit, name: str, rule_name: str) -> Response:
 
 def delete_rule(visit: Visit, name: str, rule_name: str) -> Response:
     """Delete a rule."""
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         f"Delete the rule {rule_name}?",
         ("No token logs in by it any more.", _END_TOKENS),
@@ -180,14 +189,14 @@ def delete_rule(visit: Visit, name: str, rule_name: str) -> Response:
     if page is not None:
         return page
     visit.api.send("DELETE", _rule_path(name, rule_name))
-    return go(f"/console{_path(name)}", "deleted")
+    return redirect_to(f"/console{_path(name)}", "deleted")
 
 
 def _switched(visit: Visit, path: str, question: str, *, effects: tuple[str, ...]) -> Response:
     """Enable the object at ``path``, or disable it after a confirmation."""
     enabled = text("enabled") == "true"
     if not enabled:
-        page = unconfirmed(visit, question, effects, button="Disable")
+        page = confirmation_page(visit, question, effects, button="Disable")
         if page is not None:
             return page
     return _changed(visit, path, {"enabled": enabled}, done="enabled" if enabled else "disabled")
@@ -195,7 +204,7 @@ def _switched(visit: Visit, path: str, question: str, *, effects: tuple[str, ...
 
 def _changed(visit: Visit, path: str, body: Mapping[str, Any], *, done: str) -> Response:
     changed = visit.api.send("PATCH", path, body, tag=text("tag") or None)
-    return go(f"/console{path}", done, at=changed.effective_at)
+    return redirect_to(f"/console{path}", done, at=changed.effective_at)
 
 
 def _path(name: str) -> str:
@@ -214,10 +223,10 @@ def _issuer_fields() -> dict[str, Any]:
         "audience": text("audience") or None,
         "jwks_uri": text("jwks_uri") or None,
         "keys": _json("keys"),
-        "algorithms": lines("algorithms"),
+        "algorithms": form_words("algorithms"),
         "max_lifetime": _number("max_lifetime"),
-        "required_claims": lines("required_claims"),
-        "prefix_claims": lines("prefix_claims"),
+        "required_claims": form_words("required_claims"),
+        "prefix_claims": form_words("prefix_claims"),
     } | _choice("allow_private")
 
 
@@ -225,7 +234,7 @@ def _rule_fields() -> dict[str, Any]:
     return {
         "description": text("description") or None,
         "account": text("account") or None,
-        "scopes": lines("scopes"),
+        "scopes": form_words("scopes"),
         "expires_at": text("expires_at") or None,
     } | _choice("once")
 

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from keyosk.console.api import Api
-from keyosk.console.pages import Page, Visit, query_with, show
+from keyosk.console.pages import Page, Visit, query_with, render
 
 #: Days without a use after which something counts as unused.
 DAYS: Final = 90
@@ -22,7 +22,7 @@ def report(visit: Visit) -> Response:
     # One filter each, so that its index serves the list.
     unlimited, unused = {"limits": "none"}, {"unused_since": since}
     inactive = {"last_login_before": since, "enabled": "true"}
-    return show(
+    return render(
         "least_privilege.html",
         days=DAYS,
         unlimited=visit.api.get("/api-keys", **unlimited, limit=_ROWS).body,

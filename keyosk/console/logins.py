@@ -8,7 +8,7 @@ from flask import Response, g, request
 
 from keyosk.accounts.console_sessions import NewConsoleSession
 from keyosk.console import browser
-from keyosk.console.pages import Page, Visit, go, place, show, text
+from keyosk.console.pages import Page, Visit, next_path, redirect_to, render, text
 from keyosk.credentials.presented import Candidate
 from keyosk.errors import BadCredentials, Forbidden, KeyoskError, Throttled
 from keyosk.installation import Installation
@@ -73,7 +73,7 @@ class Logins:
         """Begin a session, or ask for the second factor. Raises ``BadCredentials``."""
         if self._installation.second_factors.is_enrolled(principal.account_id):
             pending = self._installation.pending_logins.begin(principal)
-            response = go(f"{_SECOND}?{urlencode({'next': place()})}")
+            response = redirect_to(f"{_SECOND}?{urlencode({'next': next_path()})}")
             cookies.put(response, cookies.pending, pending)
             return response
         started = self._installation.console_sessions.begin(principal, **_from())
@@ -83,14 +83,14 @@ class Logins:
         """Ask for the second factor."""
         cookies, secret = self._pending()
         if cookies is None or secret is None:
-            return go("/console/login")
+            return redirect_to("/console/login")
         return self._ask_factor(cookies, secret)
 
     def show_code(self) -> Response:
         """Begin a session by a code of an app or a recovery code."""
         cookies, secret = self._pending()
         if cookies is None or secret is None:
-            return go("/console/login")
+            return redirect_to("/console/login")
         browser.check_token(request, browser.form_token(secret))
         pending = self._installation.pending_logins
         try:
@@ -115,7 +115,7 @@ class Logins:
         visit.api.send(
             "DELETE", f"/accounts/{visit.session.account_id}/console-sessions/{visit.session.id}"
         )
-        response = go("/console/login")
+        response = redirect_to("/console/login")
         cookies = self._cookies()
         if cookies is not None:
             cookies.drop(response, cookies.session)
@@ -125,12 +125,12 @@ class Logins:
         self, cookies: browser.Cookies, fault: str | None = None, status: int = 200
     ) -> Response:
         secret = request.cookies.get(cookies.login) or browser.new_secret()
-        response = show(
+        response = render(
             "login.html",
             status,
             fault=fault,
             login_token=browser.form_token(secret),
-            place=place(),
+            place=next_path(),
             username=request.form.get("username", ""),
         )
         cookies.put(response, cookies.login, secret)
@@ -140,7 +140,7 @@ class Logins:
         self, cookies: browser.Cookies, started: NewConsoleSession, principal: Principal
     ) -> Response:
         self._end_earlier(cookies)
-        response = go(place())
+        response = redirect_to(next_path())
         cookies.drop(response, cookies.login)
         cookies.drop(response, cookies.pending)
         cookies.put(response, cookies.session, started.secret)
@@ -153,7 +153,7 @@ class Logins:
 
     def _again(self, cookies: browser.Cookies) -> Response:
         """Redirect a browser whose login took too long to the login page."""
-        response = go("/console/login")
+        response = redirect_to("/console/login")
         cookies.drop(response, cookies.pending)
         return response
 
@@ -169,12 +169,12 @@ class Logins:
             options = self._installation.pending_logins.challenge(secret)
         except BadCredentials:
             return self._again(cookies)
-        return show(
+        return render(
             "login_factor.html",
             status,
             fault=fault,
             login_token=browser.form_token(secret),
-            place=place(),
+            place=next_path(),
             options=options,
         )
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 from flask import Response, request
 
 from keyosk.console.api import Api, segment
-from keyosk.console.pages import Page, Visit, pages_of, query_with, show
+from keyosk.console.pages import Page, Visit, pages_of, query_with, render
 from keyosk.errors import Forbidden
 from keyosk.web.accounts import SHORTEST
 
@@ -29,7 +29,7 @@ def matrix(visit: Visit) -> Response:
     }
     if not query["service"]:
         page = visit.api.get("/services", cursor=query["cursor"], sort="name").body
-        return show(
+        return render(
             "matrix.html", query=query, service=None, **pages_of(page["items"], page["next"])
         )
     service = visit.api.get(f"/services/{segment(query['service'])}").body
@@ -41,7 +41,7 @@ def matrix(visit: Visit) -> Response:
         raise Forbidden(f"This takes the scope {_ACCOUNTS_READ}.")
     rows, following = (_accounts if of_accounts else _roles)(visit.api, query, columns)
     more_columns = first + _COLUMNS if len(scopes) > first + _COLUMNS else None
-    return show(
+    return render(
         "matrix.html",
         query=query,
         service=service,

@@ -7,7 +7,7 @@ from typing import Any, Final
 from flask import Response
 
 from keyosk.console.charts import chart
-from keyosk.console.pages import Page, Visit, show
+from keyosk.console.pages import Page, Visit, render
 from keyosk.console.signing_keys import newest_keys
 from keyosk.web.fields import rfc3339
 
@@ -33,7 +33,7 @@ def overview(visit: Visit) -> Response:
             "items"
         ]
     active = [key for key in keys if key["state"] == "active"]
-    return show(
+    return render(
         "overview.html",
         active=active,
         coming=[key for key in keys if key["state"] == "next"],

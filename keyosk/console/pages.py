@@ -1,4 +1,4 @@
-"""What all pages share: the visit, redirects, and the confirmation of acts."""
+"""What all pages share: the visit, the form, redirects, and the confirmation of acts."""
 
 import re
 import secrets
@@ -91,12 +91,12 @@ def root() -> str:
     return root_path
 
 
-def show(template: str, status: int = 200, **values: Any) -> Response:
-    """Return a page."""
+def render(template: str, status: int = 200, **values: Any) -> Response:
+    """Render a template as a page."""
     return make_response(render_template(template, **values), status)
 
 
-def go(path: str, done: str = "", *, at: str | None = None) -> Response:
+def redirect_to(path: str, done: str = "", *, at: str | None = None) -> Response:
     """Redirect to another page.
 
     ``done``: the key of its sentence in ``DONE``; ``at``: when the act takes effect everywhere.
@@ -117,10 +117,10 @@ def notice() -> tuple[str, str | None] | None:
     return sentence, at if _MOMENT.fullmatch(at) else None
 
 
-def place() -> str:
-    """Return the page to which the request asks to be redirected."""
-    wanted = request.values.get("next", "")
-    return wanted if _PLACE.fullmatch(wanted) else "/console"
+def next_path() -> str:
+    """Return the path that the request asks to go to next, if it is one of the console."""
+    path = request.values.get("next", "")
+    return path if _PLACE.fullmatch(path) else "/console"
 
 
 def text(name: str) -> str:
@@ -128,24 +128,24 @@ def text(name: str) -> str:
     return request.form.get(name, "").strip()
 
 
-def lines(name: str) -> list[str] | None:
+def form_words(name: str) -> list[str] | None:
     """Return the words of a field of the form, ``None`` if there are none."""
     return request.form.get(name, "").replace(",", " ").split() or None
 
 
-def once() -> str:
-    """Return a key (Idempotency-Key) for a form, so that sending it twice acts once."""
+def new_idempotency_key() -> str:
+    """Return an Idempotency-Key for a form, so that sending the form twice acts once."""
     return secrets.token_urlsafe(16)
 
 
-def unconfirmed(
+def confirmation_page(
     visit: Visit, title: str, effects: Iterable[str], *, button: str, own: bool = False
 ) -> Response | None:
-    """Return the page that describes an act, or ``None`` once the act was confirmed.
+    """Return the page that asks to confirm an act, or ``None`` once the act was confirmed.
 
-    It asks for the password and for the second factor, if there is one, unless both were shown
-    within five minutes. ``own``: the act is about one's own credentials, which always need the
-    password, because the API requires it in the same request.
+    The page asks for the password and for the second factor, if there is one, unless both were
+    given within five minutes. ``own``: the act is about one's own credentials, which always need
+    the password, because the API requires it in the same request.
     """
     confirmations = visit.installation.confirmations
     needs_password = own or not confirmations.is_fresh(visit.session)
@@ -168,7 +168,7 @@ def unconfirmed(
         else:
             return None
     needs_factor = confirmations.needs_factor(visit.session)
-    return show(
+    return render(
         "confirm.html",
         403 if fault else 200,
         title=title,
@@ -187,8 +187,8 @@ def unconfirmed(
     )
 
 
-def proof(own: bool) -> dict[str, str]:
-    """Return the field that proves one's own password to the API."""
+def own_password(own: bool) -> dict[str, str]:
+    """Return the field with one's own password, which the API requires for acts on oneself."""
     return {"current_password": request.form.get("current_password", "")} if own else {}
 
 
@@ -202,5 +202,5 @@ def query_with(**following: str | int | None) -> str | None:
     ((name, value),) = following.items()
     if value is None:
         return None
-    query = {pair: text for pair, text in request.args.items() if pair not in ("done", "at")}
+    query = {key: text for key, text in request.args.items() if key not in ("done", "at")}
     return urlencode({**query, name: value})

@@ -9,7 +9,15 @@ from keyosk.accounts.console_sessions import VIA
 from keyosk.accounts.second_factors import Added, Offer
 from keyosk.console import browser
 from keyosk.console.api import segment
-from keyosk.console.pages import Page, Visit, go, proof, show, text, unconfirmed
+from keyosk.console.pages import (
+    Page,
+    Visit,
+    confirmation_page,
+    own_password,
+    redirect_to,
+    render,
+    text,
+)
 from keyosk.credentials.authentication import caller
 from keyosk.errors import BadCredentials, Conflict, Invalid
 from keyosk.model import Caller
@@ -42,7 +50,7 @@ def add_app(visit: Visit) -> Response:
     try:
         added = factors.add_app(_caller(visit), visit.session, sealed, code=text("code"))
     except Conflict:  # the form was sent twice
-        return go(PLACE)
+        return redirect_to(PLACE)
     except Invalid as error:
         if any(fault.field != "code" for fault in error.faults):
             raise
@@ -59,7 +67,7 @@ def offer_passkey(visit: Visit) -> Response:
     offer = visit.installation.second_factors.offer_passkey(
         visit.principal, visit.session, text("name")
     )
-    return show("passkey.html", offer=offer.sealed, options=offer.options)
+    return render("passkey.html", offer=offer.sealed, options=offer.options)
 
 
 def add_passkey(visit: Visit) -> Response:
@@ -68,7 +76,7 @@ def add_passkey(visit: Visit) -> Response:
     try:
         added = factors.add_passkey(_caller(visit), visit.session, sealed, response=text("passkey"))
     except Conflict:  # the form was sent twice, or the passkey is here already
-        return go(PLACE)
+        return redirect_to(PLACE)
     except BadCredentials as error:
         return _own(visit, error.detail, 422)
     return _added(visit, added)
@@ -80,13 +88,13 @@ def renew_recovery_codes(visit: Visit) -> Response:
     if page is not None:
         return page
     codes = visit.installation.second_factors.renew_recovery_codes(_caller(visit), visit.session)
-    return show("recovery_codes.html", codes=codes)
+    return render("recovery_codes.html", codes=codes)
 
 
 def remove(visit: Visit, reference: str, factor: str) -> Response:
     """Remove a second factor."""
     is_own = visit.is_own(reference)
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         "Remove this second factor?",
         (
@@ -99,22 +107,22 @@ def remove(visit: Visit, reference: str, factor: str) -> Response:
     if page is not None:
         return page
     path = f"/accounts/{segment(reference)}/second-factors/{segment(factor)}"
-    visit.api.send("DELETE", path, proof(is_own) or None)
+    visit.api.send("DELETE", path, own_password(is_own) or None)
     if is_own:
-        return go("/console/login")
-    return go(f"/console/accounts/{segment(reference)}", "factor-removed")
+        return redirect_to("/console/login")
+    return redirect_to(f"/console/accounts/{segment(reference)}", "factor-removed")
 
 
 def _unproven(visit: Visit, title: str, *effects: str) -> Response | None:
     """Ask for a confirmation, as for every change of one's own credentials."""
-    return unconfirmed(visit, title, effects, button="Go on", own=True)
+    return confirmation_page(visit, title, effects, button="Go on", own=True)
 
 
 def _added(visit: Visit, added: Added) -> Response:
     """Show recovery codes, if there are new ones, in the session with its new secret."""
     g.visit = replace(visit, secret=added.session_secret)
     codes = added.codes
-    response = go(PLACE) if codes is None else show("recovery_codes.html", codes=codes)
+    response = redirect_to(PLACE) if codes is None else render("recovery_codes.html", codes=codes)
     cookies = browser.cookies_of(request, visit.installation.issuer)
     if cookies is not None:
         cookies.put(response, cookies.session, added.session_secret)
@@ -123,7 +131,7 @@ def _added(visit: Visit, added: Added) -> Response:
 
 def _own(visit: Visit, fault: str | None = None, status: int = 200) -> Response:
     factors = visit.api.get("/accounts/me/second-factors", limit=50).body["items"]
-    return show(
+    return render(
         "second_factors.html",
         status,
         factors=factors,
@@ -135,7 +143,7 @@ def _own(visit: Visit, fault: str | None = None, status: int = 200) -> Response:
 
 
 def _show_offer(offer: Offer, fault: str | None = None, status: int = 200) -> Response:
-    return show(
+    return render(
         "authenticator_app.html",
         status,
         offer=offer.sealed,

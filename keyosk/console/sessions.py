@@ -7,7 +7,7 @@ from typing import Any, Final
 from flask import Response, request
 
 from keyosk.console.api import segment
-from keyosk.console.pages import Page, Visit, go, query_with, show, text
+from keyosk.console.pages import Page, Visit, query_with, redirect_to, render, text
 from keyosk.web.fields import rfc3339
 
 _SHOWN: Final = 25
@@ -60,7 +60,7 @@ def sessions(visit: Visit) -> Response:
         cursor = request.args.get(name)
         page = visit.api.get(f"/{name}-sessions", owner=owner, cursor=cursor, limit=_SHOWN).body
         lists[name] = {"items": page["items"], "next_query": query_with(**{name: page["next"]})}
-    return show("sessions.html", owner=owner, lists=lists)
+    return render("sessions.html", owner=owner, lists=lists)
 
 
 def end(visit: Visit) -> Response:
@@ -68,14 +68,14 @@ def end(visit: Visit) -> Response:
     kind = "console-sessions" if text("kind") == "console" else "tokens"
     path = f"/accounts/{segment(text('account'))}/{kind}/{segment(text('session'))}"
     changed = visit.api.send("DELETE", path)
-    return go("/console/sessions", "session-ended", at=changed.effective_at)
+    return redirect_to("/console/sessions", "session-ended", at=changed.effective_at)
 
 
 def revocations(visit: Visit) -> Response:
     """List the revocations in force, the newest first."""
     entries = visit.api.get("/auth/revocations").body["entries"]
     newest = entries[: -_REVOCATIONS - 1 : -1]
-    return show(
+    return render(
         "revocations.html",
         entries=[*zip(newest, _makers(visit, newest), strict=True)],
         total=len(entries),

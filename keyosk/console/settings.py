@@ -4,12 +4,12 @@ from typing import Final
 
 from flask import Response
 
-from keyosk.console.pages import Page, Visit, show
+from keyosk.console.pages import Page, Visit, render
 
 
 def settings(visit: Visit) -> Response:
     """Show the settings and the findings; nothing can be changed here."""
-    return show(
+    return render(
         "settings.html",
         settings=visit.api.get("/settings").body["items"],
         checks=visit.api.get("/diagnosis").body["checks"],

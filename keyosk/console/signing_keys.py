@@ -6,7 +6,7 @@ from flask import Response
 
 from keyosk.console import drawing
 from keyosk.console.api import segment
-from keyosk.console.pages import Page, Visit, go, show, text, unconfirmed
+from keyosk.console.pages import Page, Visit, confirmation_page, redirect_to, render, text
 
 
 def newest_keys(visit: Visit) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def keys(visit: Visit) -> Response:
     """Show the signing keys, past ones last."""
     items = newest_keys(visit)
     order = {"next": 0, "active": 1, "retired": 2}
-    return show(
+    return render(
         "signing_keys.html",
         keys=sorted(items, key=lambda key: order.get(key["state"], 3)),
         line=drawing.time_line(items, visit.installation.clock()),
@@ -41,17 +41,17 @@ def rotate(visit: Visit) -> Response:
     chosen = effects.get(
         mode, ("A new key is published; it signs after the usual time, so nobody is left behind.",)
     )
-    page = unconfirmed(visit, "Rotate the signing key?", chosen, button="Rotate")
+    page = confirmation_page(visit, "Rotate the signing key?", chosen, button="Rotate")
     if page is not None:
         return page
     body: dict[str, Any] = {mode: True} if mode in effects else {}
     visit.api.send("POST", "/signing-keys/rotate", body, once=text("once"))
-    return go("/console/signing-keys", "rotated")
+    return redirect_to("/console/signing-keys", "rotated")
 
 
 def compromise(visit: Visit, kid: str) -> Response:
     """Declare a key compromised."""
-    page = unconfirmed(
+    page = confirmation_page(
         visit,
         "Declare this signing key compromised?",
         (
@@ -68,7 +68,7 @@ def compromise(visit: Visit, kid: str) -> Response:
         return page
     path = f"/signing-keys/{segment(kid)}/compromise"
     changed = visit.api.send("POST", path, {}, once=text("once"))
-    return go("/console/signing-keys", "compromised", at=changed.effective_at)
+    return redirect_to("/console/signing-keys", "compromised", at=changed.effective_at)
 
 
 PAGES: Final = (

@@ -33,11 +33,11 @@ LIMIT: Final = 7 * _DAY
 
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:
-    """The times of a key's life in seconds; ``every``: between scheduled rotations, 0 for none."""
+    """The times of a key's life in seconds; ``rotate_every`` is 0 without scheduled rotations."""
 
     publish_ahead: int
     retain: int
-    every: int
+    rotate_every: int
 
 
 class Rotation:
@@ -82,7 +82,7 @@ class Rotation:
 
     def get(self, kid: str) -> SigningKey:
         """Return one key. Raises ``NotFound``."""
-        return _found(self.all(), kid)
+        return _key_by_kid(self.all(), kid)
 
     def not_seen_by(self, key: SigningKey) -> list[str]:
         """Return the services that identified themselves and have not fetched a published key."""
@@ -143,7 +143,7 @@ class Rotation:
                 wanted,
                 draft or stack.enter_context(self.draft_for_rotation(wanted)),
                 active_from=moment + wait,
-                sooner=now,
+                bring_forward=now,
                 when_seen=when_seen,
             )
 
@@ -219,7 +219,7 @@ class Rotation:
             key = keys.get(kid)
             now = int(self._clock())
             if key.state is KeyState.NEXT:
-                self._go(keys, key, now)
+                self._remove(keys, key, now)
             elif key.state is not KeyState.ACTIVE:
                 raise Conflict("kid", "This key no longer signs.")
             elif kid == self._keys.current.default.kid:
@@ -227,7 +227,7 @@ class Rotation:
             else:
                 self._retire(keys, key, now)
             self._record(by, "signing_key.retire", key)
-        return self._finished(keys).get(kid)
+        return self._after_commit(keys).get(kid)
 
     def compromise(self, by: Caller, kid: str, *, draft: SigningKey | None = None) -> SigningKey:
         """Remove a key from the set at once, revoke everything it signed, and sign with the next.
@@ -248,7 +248,7 @@ class Rotation:
                 if key.state is KeyState.ACTIVE:
                     self._activate_next(keys, key.algorithm, now, spare=spare)
                 self._record(by, "signing_key.compromise", key)
-            return replace(self._finished(keys).get(kid), effective_at=effective_at)
+            return replace(self._after_commit(keys).get(kid), effective_at=effective_at)
 
     @contextmanager
     def draft_for_compromise(self, kid: str) -> Iterator[SigningKey | None]:
@@ -278,15 +278,17 @@ class Rotation:
         with ExitStack() as stack:
             drafts = {}
             known = tuple(self._lives.corrected(key, now) for key in rows)
-            for algorithm in {key.algorithm for key in known if self._is_old(key, known, now)}:
+            for algorithm in {
+                key.algorithm for key in known if self._is_due_for_rotation(key, known, now)
+            }:
                 with suppress(Unavailable):  # the HSM is unavailable: the old key still signs
                     drafts[algorithm] = stack.enter_context(self._drafted(algorithm))
             with self._changing() as keys:
                 self._advance(keys, drafts)
-            self._finished(keys)
+            self._after_commit(keys)
 
     def advance_quietly(self) -> None:
-        """Call ``advance`` in the background: a step that is impossible now is made later."""
+        """Call ``advance``; if the database is away, a later call makes the steps."""
         try:
             self.advance()
         except Unavailable:
@@ -330,18 +332,18 @@ class Rotation:
         draft: SigningKey | None,
         *,
         active_from: int,
-        sooner: bool = False,
+        bring_forward: bool = False,
         when_seen: bool = False,
         action: AuditAction = "signing_key.rotate",
     ) -> SigningKey:
         self._key_fetches.write()
         with self._changing() as keys:
             self._advance(keys, {})
-            known = keys.of(KeyState.NEXT, algorithm)
+            known = keys.in_state(KeyState.NEXT, algorithm)
             now = int(self._clock())
-            if known is not None and sooner:
-                begins = min(active_from, known.active_from or active_from)
-                key = keys.change(known.kid, active_from=begins, when_seen=False)
+            if known is not None and bring_forward:
+                earlier = min(active_from, known.active_from or active_from)
+                key = keys.change(known.kid, active_from=earlier, when_seen=False)
             elif known is not None:
                 raise Conflict("algorithm", "A rotation of this algorithm is in progress.")
             elif is_full(keys.rows, algorithm, now):
@@ -354,7 +356,7 @@ class Rotation:
                 new = draft or self._keys.draft(algorithm)
                 key = keys.add(new, now, active_from=active_from, when_seen=when_seen)
             self._record(by, action, key)
-        return self._finished(keys).get(key.kid)
+        return self._after_commit(keys).get(key.kid)
 
     def _advance(self, keys: "_Keys", drafts: Mapping[str, SigningKey | None]) -> None:
         """Make the steps that are due; ``drafts``: successors of old keys, by algorithm."""
@@ -363,33 +365,35 @@ class Rotation:
             key = self._corrected(keys, kid, now)
             if key.state is KeyState.NEXT and is_signing(key, now):
                 self._activate(keys, key)
-            elif key.state is KeyState.NEXT and self._may_begin(key, now):
+            elif key.state is KeyState.NEXT and self._was_seen_by_all(key, now):
                 keys.change(kid, active_from=now + SPREAD, when_seen=False)
             elif key.state is KeyState.RETIRED and not is_published(key, now):
-                self._go(keys, key, key.gone_at or now)
-            elif (draft := drafts.get(key.algorithm)) and self._is_old(key, keys.rows, now):
+                self._remove(keys, key, key.gone_at or now)
+            elif (draft := drafts.get(key.algorithm)) and self._is_due_for_rotation(
+                key, keys.rows, now
+            ):
                 new = keys.add(draft, now, active_from=now + self.policy.publish_ahead)
                 self._record(OPERATOR, "signing_key.rotate", new)
 
     def _corrected(self, keys: "_Keys", kid: str, now: int) -> SigningKey:
         """Return a key after the correction of times that a wrong clock gave it."""
         key = keys.get(kid)
-        right = self._lives.corrected(key, now)
-        if right == key:
+        corrected = self._lives.corrected(key, now)
+        if corrected == key:
             return key
         return keys.change(
             kid,
-            published_at=right.published_at,
-            active_from=right.active_from,
-            retired_at=right.retired_at,
-            gone_at=right.gone_at,
+            published_at=corrected.published_at,
+            active_from=corrected.active_from,
+            retired_at=corrected.retired_at,
+            gone_at=corrected.gone_at,
         )
 
     def _activate_next(
         self, keys: "_Keys", algorithm: str, now: int, *, spare: SigningKey | None
     ) -> None:
         """Let the next key of an algorithm sign at once; without one, the spare or a new key."""
-        following = keys.of(KeyState.NEXT, algorithm)
+        following = keys.in_state(KeyState.NEXT, algorithm)
         if following is not None:
             keys.change(following.kid, state=KeyState.ACTIVE, active_from=now)
         elif self._private_keys.can_make(algorithm):
@@ -397,7 +401,7 @@ class Rotation:
             keys.add(new, now, state=KeyState.ACTIVE, active_from=now)
 
     def _activate(self, keys: "_Keys", key: SigningKey) -> None:
-        before = keys.of(KeyState.ACTIVE, key.algorithm)
+        before = keys.in_state(KeyState.ACTIVE, key.algorithm)
         if before is not None:
             self._retire(keys, before, key.active_from or int(self._clock()))
         keys.change(key.kid, state=KeyState.ACTIVE)
@@ -408,12 +412,12 @@ class Rotation:
         gone_at = now + self._revocations.longest_lifetime() + self.policy.retain
         keys.change(key.kid, state=KeyState.RETIRED, retired_at=moment, gone_at=gone_at)
 
-    def _go(self, keys: "_Keys", key: SigningKey, moment: int) -> None:
+    def _remove(self, keys: "_Keys", key: SigningKey, moment: int) -> None:
         # The public key stays, because it verifies checkpoints of the audit log.
         left = self._private_keys.left_of(key)
         keys.change(key.kid, state=KeyState.GONE, gone_at=moment, sealed=left)
 
-    def _finished(self, keys: "_Keys") -> "_Keys":
+    def _after_commit(self, keys: "_Keys") -> "_Keys":
         """After the transaction, destroy what no rollback can restore, and use the new keys."""
         for key in self._private_keys.left_over(keys.rows):
             if self._private_keys.destroy(key.kid):
@@ -428,23 +432,31 @@ class Rotation:
         if self._private_keys.left_over(rows) or self._lives.are_wrong(rows, now):
             return True
         return any(
-            (key.state is KeyState.NEXT and (is_signing(key, now) or self._may_begin(key, now)))
+            (
+                key.state is KeyState.NEXT
+                and (is_signing(key, now) or self._was_seen_by_all(key, now))
+            )
             or (key.state is KeyState.RETIRED and not is_published(key, now))
-            or self._is_old(key, rows, now)
+            or self._is_due_for_rotation(key, rows, now)
             for key in rows
         )
 
-    def _may_begin(self, key: SigningKey, now: int) -> bool:
+    def _was_seen_by_all(self, key: SigningKey, now: int) -> bool:
+        """Return whether a key that waits for services may sign, because all have fetched it."""
         if not key.when_seen or now < key.published_at + self.policy.publish_ahead:
             return False
         return not self.not_seen_by(key)
 
-    def _is_old(self, key: SigningKey, rows: tuple[SigningKey, ...], now: int) -> bool:
-        if not self.policy.every or key.state is not KeyState.ACTIVE or key.active_from is None:
+    def _is_due_for_rotation(self, key: SigningKey, rows: tuple[SigningKey, ...], now: int) -> bool:
+        if (
+            not self.policy.rotate_every
+            or key.state is not KeyState.ACTIVE
+            or key.active_from is None
+        ):
             return False
         if any(k.state is KeyState.NEXT and k.algorithm == key.algorithm for k in rows):
             return False
-        if now < key.active_from + self.policy.every - self.policy.publish_ahead:
+        if now < key.active_from + self.policy.rotate_every - self.policy.publish_ahead:
             return False
         try:
             return self._private_keys.can_make(key.algorithm)
@@ -463,7 +475,7 @@ class Rotation:
 
 
 class _Keys:
-    """All keys in one transaction: read once, each change written at once."""
+    """All keys in one transaction. They are read once; each change is written at once."""
 
     def __init__(self, store: SigningKeyStore) -> None:
         self._store = store
@@ -471,9 +483,9 @@ class _Keys:
 
     def get(self, kid: str) -> SigningKey:
         """Return one key. Raises ``NotFound``."""
-        return _found(self.rows, kid)
+        return _key_by_kid(self.rows, kid)
 
-    def of(self, state: KeyState, algorithm: str) -> SigningKey | None:
+    def in_state(self, state: KeyState, algorithm: str) -> SigningKey | None:
         """Return the key of an algorithm in this state; there is at most one."""
         return next((k for k in self.rows if k.state is state and k.algorithm == algorithm), None)
 
@@ -488,11 +500,11 @@ class _Keys:
         """Update columns of a key."""
         self._store.change(kid, **columns)
         key = replace(self.get(kid), **columns)
-        self.rows = tuple(key if each.kid == kid else each for each in self.rows)
+        self.rows = tuple(key if row.kid == kid else row for row in self.rows)
         return key
 
 
-def _found(keys: tuple[SigningKey, ...], kid: str) -> SigningKey:
+def _key_by_kid(keys: tuple[SigningKey, ...], kid: str) -> SigningKey:
     for key in keys:
         if key.kid == kid:
             return key

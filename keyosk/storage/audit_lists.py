@@ -76,21 +76,21 @@ class AuditLists:
         return self._database.row(row.select().where(row.sequence == ahead.offset(looked_at - 1)))
 
     def _few(self, filters: Mapping[str, Any], leading: frozenset[str]) -> set[Any] | None:
-        """Return the places of the rows that pass one of the filters; ``None`` if they are many.
+        """Return the sequence numbers of the rows that pass one of the filters, if they are few.
 
-        Also ``None`` if all filters are ``leading``: then its index is enough.
+        ``None`` if they are many, or if all filters are ``leading``: then its index is enough.
         """
         if filters.keys() <= leading:
             return None
-        indexed = [each for each in filters.items() if _is_indexed(*each)]
-        return lists.few(self._database, [[_keys(*each)] for each in indexed])
+        indexed = [(name, value) for name, value in filters.items() if _is_indexed(name, value)]
+        return lists.few(self._database, [[_keys(name, value)] for name, value in indexed])
 
     def _filters(self, indexed: Collection[str]) -> lists.Filters:
         """Return the condition of each filter; only those that are ``indexed`` may use an index."""
         names = (*_WALKED, *_TIMES)
-        seen = partial(lists.unindexed, self._database)
+        unindexed = partial(lists.unindexed, self._database)
         return {
-            name: partial(_condition, name, place=None if name in indexed else seen)
+            name: partial(_condition, name, place=None if name in indexed else unindexed)
             for name in names
         }
 
@@ -128,7 +128,7 @@ def _is_indexed(name: str, value: Any) -> bool:
 
 
 def _keys(name: str, value: Any) -> "peewee.ModelSelect[Any]":
-    """Return the places of the rows that pass a filter, in the order of its index."""
+    """Return the query for the sequence numbers of the rows that pass a filter, in index order."""
     row = tables.AuditRow
     keys = row.select(row.sequence.alias("key")).where(_condition(name, value))
     # Ordered, because PostgreSQL might otherwise read the table if many rows pass.

@@ -13,38 +13,40 @@ from keyosk.storage.database import Database
 
 #: Seconds by which a clock may differ from the database's, in addition to the measuring error.
 _TOLERATED: Final = 0.25
-_FIRST: Final = 3  # measurements at the start, each of which reduces the error
+_MEASUREMENTS: Final = 3  # at the start; each of them reduces the error
 
 
 class SharedClock:
     """The time by this machine's clock, or by the database's where they differ."""
 
     def __init__(self) -> None:
-        # The difference of the database's clock and the monotonic clock is between these two.
+        # Bounds of the offset: the database's clock minus this machine's monotonic clock.
         self._low, self._high = -math.inf, math.inf
-        self._ahead: float | None = None  # if this machine's clock is wrong
+        self._offset: float | None = (
+            None  # to the monotonic clock, if this machine's clock is wrong
+        )
 
     def __call__(self) -> float:
-        ahead = self._ahead
-        return time.time() if ahead is None else time.monotonic() + ahead
+        offset = self._offset
+        return time.time() if offset is None else time.monotonic() + offset
 
     def start(self, database: Database) -> None:
         """Compare the clocks for the first time. Raises ``Unavailable``."""
-        for _ in range(_FIRST):
+        for _ in range(_MEASUREMENTS):
             self.synchronise(database)
 
     def synchronise(self, database: Database) -> None:
         """Compare the clocks. Raises ``Unavailable``."""
         sent_at = time.monotonic()
-        theirs = database.clock()
+        database_time = database.clock()
         received_at = time.monotonic()
-        if theirs is None:
+        if database_time is None:
             return
-        low, high = theirs - received_at, theirs - sent_at
+        low, high = database_time - received_at, database_time - sent_at
         if low <= self._high and high >= self._low:
             low, high = max(low, self._low), min(high, self._high)
         # Otherwise a clock was set, or another server has become the primary.
         self._low, self._high = low, high
-        ahead, unknown = (low + high) / 2, (high - low) / 2
-        wrong = abs(time.monotonic() + ahead - time.time())
-        self._ahead = ahead if wrong - unknown >= _TOLERATED else None
+        offset, uncertainty = (low + high) / 2, (high - low) / 2
+        error = abs(time.monotonic() + offset - time.time())
+        self._offset = offset if error - uncertainty >= _TOLERATED else None

@@ -64,7 +64,7 @@ class HeldScopesSchema(ResponseSchema):
 
 
 class UnusedScopesQuery(StrictSchema):
-    """Unused for how long, and of what."""
+    """How long scopes were unused, and which scopes."""
 
     days = Whole(
         validate=validate.Range(
@@ -131,8 +131,8 @@ class UnusedScopesSchema(ResponseSchema):
 
 
 # One instance, because each new one copies all fields (150 us).
-_SHAPE: Final = HeldScopeSchema()
-_ACCOUNT: Final = AccountScopesSchema()
+_HELD_SCOPE: Final = HeldScopeSchema()
+_ACCOUNT_SCOPES: Final = AccountScopesSchema()
 
 
 class HeldScopesResource(Endpoint):
@@ -147,7 +147,7 @@ class HeldScopesResource(Endpoint):
         """
         holder = self.installation.accounts.get(account)
         held = self.installation.scope_uses.of_account(holder.id)
-        return json_response({"items": _SHAPE.dump(held, many=True)})
+        return json_response({"items": _HELD_SCOPE.dump(held, many=True)})
 
 
 class UnusedScopesResource(Endpoint):
@@ -157,8 +157,8 @@ class UnusedScopesResource(Endpoint):
     def get(self) -> Response:
         """Return the enabled accounts that hold scopes and did not use them for some days.
 
-        What an account holds for a shorter time is not in it. A page looks at a limited number of
-        accounts, so it may be short or empty although `next` says that there is more.
+        Scopes that an account holds for a shorter time are left out. A page looks at a limited
+        number of accounts, so it may be short or empty although `next` says that there is more.
         """
         query = queries.load(UnusedScopesQuery)
         cursor = query.get("cursor", "")
@@ -174,5 +174,5 @@ class UnusedScopesResource(Endpoint):
             scope=query.get("scope"),
         )
         since = (int(self.installation.clock()) // DAY - days) * DAY
-        body = {"since": rfc3339(since)[:10], "items": _ACCOUNT.dump(items, many=True)}
+        body = {"since": rfc3339(since)[:10], "items": _ACCOUNT_SCOPES.dump(items, many=True)}
         return json_response({**body, "next": following})
