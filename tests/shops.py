@@ -16,7 +16,7 @@ MAIN: dict[str, Any] = {"repository_id": "842913401", "ref": "refs/heads/main"}
 class Shop:
     """A service that accepts workloads, a machine account with its scopes, and a rule.
 
-    ``claims``: of the rule, whose name is main; ``fields``: of the issuer.
+    ``claims`` are those of the rule, which is called main; ``fields`` are those of the issuer.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Shop:
         return self.server.client().post("/auth/token", data=data)
 
     def refusal(self, token: str, error: str = "invalid_grant") -> str:
-        """What is said where a token does not log in."""
+        """The description of the error that a token gets."""
         response = self.present(token)
         assert response.status_code == 400, response.text
         assert response.json()["error"] == error, response.text
@@ -83,12 +83,12 @@ class Shop:
 
     def report(self, token: str) -> dict[str, Any]:
         body = {"assertion": token}
-        found: dict[str, Any] = done(self.admin.post(f"/issuers/{self.issuer}/test", json=body))
-        return found
+        report: dict[str, Any] = done(self.admin.post(f"/issuers/{self.issuer}/test", json=body))
+        return report
 
 
 def claims_of(response: requests.Response) -> dict[str, Any]:
-    found: dict[str, Any] = jwt.decode(
+    claims: dict[str, Any] = jwt.decode(
         done(response)["access_token"], options={"verify_signature": False}
     )
-    return found
+    return claims

@@ -134,7 +134,7 @@ def test_guesses_here_and_at_the_token_count_together(server: LiveServer, alice:
 
 def test_the_cursor_stands_in_the_field_to_fill_in_next(server: LiveServer, alice: Person) -> None:
     def focused(page: Page) -> list[str | None]:
-        return [given["name"] for _, given in page.tags if "autofocus" in given]
+        return [attributes["name"] for _, attributes in page.tags if "autofocus" in attributes]
 
     browser = Browser(server)
     assert focused(browser.get("/console/login")) == ["username"]
@@ -164,15 +164,15 @@ def test_password_fields_are_masked_and_open_to_password_managers(
     pages = [Browser(server).get("/console/login"), root.get("/me"), root.get("/console/accounts")]
     pages.append(root.get(f"/console/accounts/{alice.id}"))
     fields = [
-        given
+        attributes
         for page in pages
-        for tag, given in page.tags
-        if tag == "input" and "password" in (given.get("name") or "")
+        for tag, attributes in page.tags
+        if tag == "input" and "password" in (attributes.get("name") or "")
     ]
     assert len(fields) == 5
-    for given in fields:
-        assert given["type"] == "password"
-        assert given["autocomplete"] in ("current-password", "new-password")
+    for attributes in fields:
+        assert attributes["type"] == "password"
+        assert attributes["autocomplete"] in ("current-password", "new-password")
 
 
 # --- How one ends ---------------------------------------------------------------------------------

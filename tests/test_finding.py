@@ -1,4 +1,4 @@
-"""Finding and doing by command, on the machine itself and from another with the same words."""
+"""Commands that find and change things, on the machine itself and from another one."""
 
 import hashlib
 import json
@@ -47,13 +47,13 @@ def test_a_leaked_key_is_found_by_its_prefix_and_ended_as_is_said(
 ) -> None:
     person = make_person(admin)
     key, secret = make_key(admin, person)
-    found = run("api-key", "find", secret[:12])
-    assert (found.code, found.err) == (0, "")
-    assert ["username", person.username] in [line.split() for line in found.out.splitlines()]
-    assert secret[12:] not in found.out
-    said = found.out.splitlines()[-1]
+    result = run("api-key", "find", secret[:12])
+    assert (result.code, result.err) == (0, "")
+    assert ["username", person.username] in [line.split() for line in result.out.splitlines()]
+    assert secret[12:] not in result.out
+    last_line = result.out.splitlines()[-1]
     ending = f"keyosk api-key delete {person.username} {key}"
-    assert said == f"It works. To end it and its tokens now: {ending}"
+    assert last_line == f"It works. To end it and its tokens now: {ending}"
     assert run(*ending.split()[1:]).code == 0
     assert not can_log_in(server, person.username, secret)
     assert run("api-key", "find", secret[:12]).refused() == (
@@ -67,10 +67,10 @@ def test_a_secret_on_standard_input_names_its_owner_and_is_not_shown(
 ) -> None:
     person = make_person(admin)
     key, secret = make_key(admin, person)
-    shown = run("api-key", "find", text=secret + ending)
-    assert shown.code == 0, shown.err
-    assert person.username in shown.out
-    assert secret[12:] not in shown.out + shown.err
+    result = run("api-key", "find", text=secret + ending)
+    assert result.code == 0, result.err
+    assert person.username in result.out
+    assert secret[12:] not in result.out + result.err
     assert run("api-key", "find", "--quiet", text=secret).out == f"{person.username}\n"
     (item,) = run("api-key", "find", "--json", text=secret).json["items"]
     assert (item["id"], item["username"], item["works"]) == (key, person.username, True)
@@ -83,10 +83,10 @@ def test_a_secret_that_only_begins_like_a_key_accuses_nobody_of_it(run: Run, adm
     _, secret = make_key(admin, make_person(admin))
     body = secret[:12] + "0" * 25
     forged = body + api_key_format._checksum(body)
-    said = run("api-key", "find", text=forged).refused()
-    assert "No API key has this secret" in said
-    assert "which is another one" in said
-    assert forged[12:] not in said
+    refusal = run("api-key", "find", text=forged).refused()
+    assert "No API key has this secret" in refusal
+    assert "which is another one" in refusal
+    assert forged[12:] not in refusal
     assert "not a whole API key" in run("api-key", "find", text=secret[:40]).refused()
     assert "begins with kysk_" in run("api-key", "find", text="a password\n").refused()
     assert "begins with kysk_" in run("api-key", "find", text="").refused()
@@ -95,9 +95,9 @@ def test_a_secret_that_only_begins_like_a_key_accuses_nobody_of_it(run: Run, adm
 @pytest.mark.attack
 def test_a_secret_as_an_argument_is_refused_and_goes_nowhere(run: Run, admin: Client) -> None:
     _, secret = make_key(admin, make_person(admin))
-    said = run("api-key", "find", secret).refused()
-    assert "delete that key" in said
-    assert secret[:13] not in said
+    refusal = run("api-key", "find", secret).refused()
+    assert "delete that key" in refusal
+    assert secret[:13] not in refusal
 
 
 def test_why_a_found_key_does_not_work_is_said(run: Run, admin: Client) -> None:
@@ -105,8 +105,8 @@ def test_why_a_found_key_does_not_work_is_said(run: Run, admin: Client) -> None:
     key, secret = make_key(admin, person)
     done(admin.patch(f"{person.path}/api-keys/{key}", json={"enabled": False, "expires_at": PAST}))
     done(admin.patch(person.path, json={"enabled": False}))
-    said = run("api-key", "find", secret[:12]).out.splitlines()[-1]
-    assert said.startswith(
+    last_line = run("api-key", "find", secret[:12]).out.splitlines()[-1]
+    assert last_line.startswith(
         f"It does not work: the key is disabled, the key expired at {PAST}, the account is "
         "disabled. To delete it for good: keyosk api-key delete "
     )
@@ -214,8 +214,8 @@ def test_lists_filter_and_stop_at_a_limit(run: Run, server: LiveServer) -> None:
     of_one = ("api-key", "list", names[1], "--quiet")
     assert run(*of_one, "--expires-before", "2091-01-01").out == f"{key['id']}\n"
     assert run(*of_one, "--networks", "limited").out == ""
-    everybody = run("api-key", "list", "--unused-since", "2099-01-01", "--json").json["items"]
-    assert (key["id"], names[1]) in [(each["id"], each["username"]) for each in everybody]
+    of_all = run("api-key", "list", "--unused-since", "2099-01-01", "--json").json["items"]
+    assert (key["id"], names[1]) in [(item["id"], item["username"]) for item in of_all]
 
 
 def test_quiet_prints_the_one_value_that_a_script_needs(run: Run, server: LiveServer) -> None:
@@ -248,7 +248,7 @@ def test_the_audit_log_is_filtered_by_credential_and_from_its_end(run: Run, admi
 
 
 @table(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("account", "show", "zoe"), "zoe: no such account"),
         (("account", "delete", "zoe"), "zoe: no such account"),
@@ -267,8 +267,10 @@ def test_the_audit_log_is_filtered_by_credential_and_from_its_end(run: Run, admi
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_message_names_what_is_not_there(run: Run, arguments: tuple[str, ...], said: str) -> None:
-    assert run(*arguments).refused() == f"keyosk: {said}\n"
+def test_a_message_names_what_is_not_there(
+    run: Run, arguments: tuple[str, ...], message: str
+) -> None:
+    assert run(*arguments).refused() == f"keyosk: {message}\n"
 
 
 def test_force_says_before_what_it_would_take_away_and_from_whom(run: Run, admin: Client) -> None:
@@ -307,32 +309,32 @@ def test_a_command_used_wrongly_has_the_prefix_of_all_errors(tmp_path: Path) -> 
 
 def on_terminal(server: LiveServer, *arguments: str, typed: str) -> tuple[int, str]:
     """Run a command whose three streams are a terminal; returns its exit code and what it shows."""
-    ours, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "keyosk", *arguments],
         cwd=server.folder,
         env={"PATH": os.environ["PATH"], "TERM": "xterm", **server.environment},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
     )
-    os.close(theirs)
-    shown, answered = b"", False
+    os.close(terminal)
+    output, answered = b"", False
     try:
-        while select.select([ours], [], [], 60)[0]:
+        while select.select([controller], [], [], 60)[0]:
             try:
-                piece = os.read(ours, 4096)
+                piece = os.read(controller, 4096)
             except OSError:  # the other end was closed
                 break
-            shown += piece
-            if typed and not answered and b"[y/N]" in shown:
-                os.write(ours, typed.encode())
+            output += piece
+            if typed and not answered and b"[y/N]" in output:
+                os.write(controller, typed.encode())
                 answered = True
-        return process.wait(60), shown.decode()
+        return process.wait(60), output.decode()
     finally:
         process.kill()
         process.wait()
-        os.close(ours)
+        os.close(controller)
 
 
 @pytest.mark.slow

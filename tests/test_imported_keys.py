@@ -93,7 +93,7 @@ def test_a_jwk_that_names_an_algorithm_of_no_use_here_is_refused(jwk: Jwk, alg: 
 
 
 @table(
-    "said",
+    "members",
     [
         {"use": "enc"},
         {"use": "sign"},
@@ -109,15 +109,15 @@ def test_a_jwk_that_names_an_algorithm_of_no_use_here_is_refused(jwk: Jwk, alg: 
     ],
     ids=str,
 )
-def test_a_jwk_for_something_else_than_signing_is_refused(jwk: Jwk, said: Jwk) -> None:
-    assert fields({**jwk, **said}) == ["private_key"]
+def test_a_jwk_for_something_else_than_signing_is_refused(jwk: Jwk, members: Jwk) -> None:
+    assert fields({**jwk, **members}) == ["private_key"]
 
 
 @table(
-    "said", [{"use": "sig"}, {"key_ops": ["sign"]}, {"key_ops": ["sign", "verify"], "ext": True}]
+    "members", [{"use": "sig"}, {"key_ops": ["sign"]}, {"key_ops": ["sign", "verify"], "ext": True}]
 )
-def test_a_jwk_for_signing_is_taken(jwk: Jwk, said: Jwk) -> None:
-    assert read({**jwk, **said}) == "RS256"
+def test_a_jwk_for_signing_is_taken(jwk: Jwk, members: Jwk) -> None:
+    assert read({**jwk, **members}) == "RS256"
 
 
 def test_the_other_kinds_of_keys_are_taken_by_their_own_names_only() -> None:
@@ -157,10 +157,10 @@ def test_a_pem_for_pss_alone_becomes_no_rs256_key(key: rsa.RSAPrivateKey) -> Non
 def test_an_rsa_jwk_of_n_e_and_d_alone_is_taken(bits: int) -> None:
     private_key = rsa.generate_private_key(65537, bits)
     jwk = rsa_jwk({name: numbers_of(private_key)[name] for name in ("n", "e", "d")})
-    found, _ = imported_keys.read(json.dumps(jwk), None)
-    assert isinstance(found, rsa.RSAPrivateKey)
-    assert material.public_jwk(found, "RS256") == material.public_jwk(private_key, "RS256")
-    own = found.private_numbers()
+    imported, _ = imported_keys.read(json.dumps(jwk), None)
+    assert isinstance(imported, rsa.RSAPrivateKey)
+    assert material.public_jwk(imported, "RS256") == material.public_jwk(private_key, "RS256")
+    own = imported.private_numbers()
     assert own.p * own.q == own.public_numbers.n
 
 
@@ -215,8 +215,8 @@ def test_of_the_optional_numbers_all_or_none_are_there(jwk: Jwk, missing: str) -
 
 def test_a_modulus_of_three_primes_or_of_one_is_refused() -> None:
     primes = [rsa.generate_private_key(65537, 2048).private_numbers().p for _ in range(2)]
-    whole = [primes[0], primes[0] * primes[1] * 65_537, primes[0] ** 3]
-    for n in whole:
+    moduli = [primes[0], primes[0] * primes[1] * 65_537, primes[0] ** 3]
+    for n in moduli:
         # What is relatively prime to both: the exponents themselves may well fit.
         order = math.lcm(*(p - 1 for p in primes), 65_536) * primes[0] ** 2
         d = pow(65_539, -1, order) if math.gcd(65_539, order) == 1 else 65_539

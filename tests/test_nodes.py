@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 PASSWORD = "a password on many nodes"
 CLOCKS = (0, 5, 3, 0)  # seconds; the last node joins later
-SETTLED = 10  # seconds: clocks that differ, and what each node keeps for a moment
+SETTLED = 10  # seconds, for clocks that differ and for what each node caches
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def nodes(
 ) -> Iterator[Cluster]:
     url = postgres_server.create_database()
     folder = tmp_path_factory.mktemp("nodes")
-    with cluster(url, folder, clocks=CLOCKS, running=3, shutdown_delay="3") as made:
-        yield made
+    with cluster(url, folder, clocks=CLOCKS, running=3, shutdown_delay="3") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,12 @@ def bearer(client: Client, text: str) -> Client:
 
 def test_a_token_of_one_node_is_good_on_all(nodes: Cluster, admin: Client) -> None:
     name = person(admin)
-    for issuing, asked in product(at(nodes, name, PASSWORD), at(nodes)):
+    for issuing, checking in product(at(nodes, name, PASSWORD), at(nodes)):
         text = token(issuing, audience="keyosk")["access_token"]
-        response = bearer(asked, text).get("/accounts/me")
-        assert response.status_code == 200, (issuing.url, asked.url, response.text)
-        found = asked.post("/auth/introspect", data={"token": text}).json()
-        assert found["active"], (issuing.url, asked.url)
+        response = bearer(checking, text).get("/accounts/me")
+        assert response.status_code == 200, (issuing.url, checking.url, response.text)
+        introspected = checking.post("/auth/introspect", data={"token": text}).json()
+        assert introspected["active"], (issuing.url, checking.url)
 
 
 def test_what_is_revoked_on_one_node_is_revoked_on_all(nodes: Cluster, admin: Client) -> None:
@@ -86,13 +86,15 @@ def test_what_is_revoked_on_one_node_is_revoked_on_all(nodes: Cluster, admin: Cl
         ]
         address = f"{nodes.nodes[revoking].url}/accounts/{name}/tokens"
         authorization = admin.session.headers["Authorization"]
-        gone = requests.delete(address, headers={"Authorization": str(authorization)}, timeout=30)
-        assert gone.ok, gone.text
-        for text, asked in product(texts, at(nodes)):
-            introspected = asked.post("/auth/introspect", data={"token": text}).json()
-            assert not introspected["active"], (revoking, asked.url)
-            response = bearer(asked, text).get("/accounts/me")
-            assert response.status_code == 401, (revoking, asked.url, response.text)
+        revoked = requests.delete(
+            address, headers={"Authorization": str(authorization)}, timeout=30
+        )
+        assert revoked.ok, revoked.text
+        for text, checking in product(texts, at(nodes)):
+            introspected = checking.post("/auth/introspect", data={"token": text}).json()
+            assert not introspected["active"], (revoking, checking.url)
+            response = bearer(checking, text).get("/accounts/me")
+            assert response.status_code == 401, (revoking, checking.url, response.text)
 
         def works_again(name: str = name) -> bool:
             responses = [
@@ -100,8 +102,8 @@ def test_what_is_revoked_on_one_node_is_revoked_on_all(nodes: Cluster, admin: Cl
                 for each in at(nodes, name, PASSWORD)
             ]
             return all(
-                bearer(asked, each.json()["access_token"]).get("/accounts/me").ok
-                for each, asked in product(responses, at(nodes))
+                bearer(checking, each.json()["access_token"]).get("/accounts/me").ok
+                for each, checking in product(responses, at(nodes))
             )
 
         until(works_again, seconds=SETTLED)
@@ -128,20 +130,20 @@ def test_a_request_sent_again_to_another_node_has_one_effect(nodes: Cluster, adm
 def test_a_refresh_session_goes_on_at_every_node(nodes: Cluster, admin: Client) -> None:
     first, second, third = at(nodes, person(admin), PASSWORD)
     assert admin.patch("/services/keyosk", json={"refresh_allowed": True}).ok
-    asked = {"audience": "keyosk", "scope": "keyosk:audit:read offline_access"}
-    refresh = token(first, **asked)["refresh_token"]
+    form_of_login = {"audience": "keyosk", "scope": "keyosk:audit:read offline_access"}
+    refresh = token(first, **form_of_login)["refresh_token"]
     used = []
-    for each in (second, third, first, third, second):
+    for client in (second, third, first, third, second):
         used.append(refresh)
-        anyone = Client(each.url)
+        anyone = Client(client.url)
         form = {"grant_type": "refresh_token", "refresh_token": refresh}
         refresh = token(anyone, **form)["refresh_token"]
-    # One that was used long ago is stolen: the session ends, for all nodes.
+    # A refresh token that was used before counts as stolen: the session ends on all nodes.
     stolen = {"grant_type": "refresh_token", "refresh_token": used[0]}
     assert Client(third.url).post("/auth/token", data=stolen).status_code == 400
-    for each in (first, second, third):
+    for client in (first, second, third):
         form = {"grant_type": "refresh_token", "refresh_token": refresh}
-        assert Client(each.url).post("/auth/token", data=form).status_code == 400
+        assert Client(client.url).post("/auth/token", data=form).status_code == 400
 
 
 def test_a_rotation_reaches_all_nodes_and_no_token_is_lost(nodes: Cluster, admin: Client) -> None:
@@ -156,21 +158,21 @@ def test_a_rotation_reaches_all_nodes_and_no_token_is_lost(nodes: Cluster, admin
         for issuing in clients:
             header = jwt.get_unverified_header(token(issuing)["access_token"])
             signers.add(header["kid"])
-            for asked in clients:
-                kids = [key["kid"] for key in asked.get("/auth/jwks").json()["keys"]]
-                assert header["kid"] in kids, (issuing.url, asked.url)
+            for checking in clients:
+                kids = [key["kid"] for key in checking.get("/auth/jwks").json()["keys"]]
+                assert header["kid"] in kids, (issuing.url, checking.url)
         assert time.monotonic() < deadline
 
 
 def test_wrong_passwords_are_counted_over_all_nodes(nodes: Cluster, admin: Client) -> None:
     name = person(admin)
-    wrong, ended = Client(nodes.url, auth=(name, "a wrong password, again")), Counter[int]()
-    while not ended[429]:
-        ended[wrong.post("/auth/token").status_code] += 1
-        assert sum(ended.values()) < 30, ended
-    assert set(ended) == {401, 429}
-    assert ended[401] <= 15
-    for node in nodes.nodes[:3]:  # from where the guesses came from
+    wrong, statuses = Client(nodes.url, auth=(name, "a wrong password, again")), Counter[int]()
+    while not statuses[429]:
+        statuses[wrong.post("/auth/token").status_code] += 1
+        assert sum(statuses.values()) < 30, statuses
+    assert set(statuses) == {401, 429}
+    assert statuses[401] <= 15
+    for node in nodes.nodes[:3]:  # all guesses came from one address
         right = requests.post(f"{node.url}/auth/token", auth=(name, PASSWORD), timeout=30)
         assert right.status_code == 429
 
@@ -178,7 +180,7 @@ def test_wrong_passwords_are_counted_over_all_nodes(nodes: Cluster, admin: Clien
 def test_nodes_join_and_leave_under_load_unnoticed(nodes: Cluster, admin: Client) -> None:
     name = person(admin)
     key = admin.post(f"/accounts/{name}/api-keys", json={"name": "load"}).json()["secret"]
-    ended: Counter[str] = Counter()
+    results: Counter[str] = Counter()
     done = threading.Event()
     authorization = str(admin.session.headers["Authorization"])
 
@@ -196,7 +198,7 @@ def test_nodes_join_and_leave_under_load_unnoticed(nodes: Cluster, admin: Client
             else:
                 login = {"Authorization": f"Bearer {key}"}
                 response = session.post(f"{nodes.url}/auth/token", headers=login, timeout=30)
-            ended["good" if response.ok else f"{response.status_code} {response.text}"] += 1
+            results["good" if response.ok else f"{response.status_code} {response.text}"] += 1
             if number % 2:
                 session.close()
                 session = requests.Session()
@@ -221,7 +223,7 @@ def test_nodes_join_and_leave_under_load_unnoticed(nodes: Cluster, admin: Client
             assert joining.stop() == 0
         finally:
             done.set()
-        for each in clients:
-            each.result()
-    assert set(ended) == {"good"}, ended
-    assert ended["good"] > 20
+        for client in clients:
+            client.result()
+    assert set(results) == {"good"}, results
+    assert results["good"] > 20

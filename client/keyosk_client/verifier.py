@@ -18,9 +18,9 @@ from keyosk_client.issuer import KnownIssuer, Revocations
 from keyosk_client.token import Token
 from keyosk_client.token_rules import TokenRules, bearer
 
-_MOST_WAITED: Final = 1.0  # seconds for a thread to end with the process
-
-#: Seconds between two looks at what is due.
+#: Seconds that the end of the process waits for a thread.
+_MOST_WAITED: Final = 1.0
+#: The fewest seconds between two refreshes.
 _SHORTEST_WAIT: Final = 0.1
 
 _log = logging.getLogger("keyosk_client")
@@ -40,7 +40,7 @@ class VerifierOptions(TypedDict, total=False):
 
 
 class VerifierCore(ABC):
-    """What both verifiers have in common."""
+    """The base of both verifiers."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class VerifierCore(ABC):
         service: str | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Fetch nothing yet: the first token does.
+        """Store the options. The first token fetches the keys.
 
         Args:
             issuer: Keyosk's issuer (``KEYOSK_ISSUER``), letter by letter: the ``iss`` of tokens.
@@ -98,7 +98,7 @@ class VerifierCore(ABC):
 
     @abstractmethod
     def _start(self) -> None:
-        """Make what belongs to one process or one event loop."""
+        """Create what belongs to one process or one event loop."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -176,18 +176,18 @@ class Verifier(VerifierCore):
                 thread.start()
 
 
-def _follow(verifier: "weakref.ref[Verifier]", ended: threading.Event) -> None:
+def _follow(reference: "weakref.ref[Verifier]", ended: threading.Event) -> None:
     due_in = 0.0
     while not ended.wait(due_in):
-        known = verifier()
-        if known is None:
+        verifier = reference()
+        if verifier is None:
             return
         try:
-            known._run(known._known.refresh())
+            verifier._run(verifier._known.refresh())
         except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may help
             _log.error("keys and revocations were not refreshed: %s", type(error).__name__)
-        due_in = max(_SHORTEST_WAIT, known._known.due_in)
-        del known  # the verifier may end while this waits
+        due_in = max(_SHORTEST_WAIT, verifier._known.due_in)
+        del verifier  # it may end while this waits
 
 
 def _end(ended: threading.Event, thread: threading.Thread) -> None:
@@ -255,20 +255,20 @@ class AsyncVerifier(VerifierCore):
 
 
 async def _follow_async(
-    verifier: "weakref.ref[AsyncVerifier]", loop: asyncio.AbstractEventLoop
+    reference: "weakref.ref[AsyncVerifier]", loop: asyncio.AbstractEventLoop
 ) -> None:
     due_in = 0.0
     while True:
         await asyncio.sleep(due_in)
-        known = verifier()
-        if known is None or known._loop is not loop:
+        verifier = reference()
+        if verifier is None or verifier._loop is not loop:
             return
         try:
-            await known._run(known._known.refresh())
+            await verifier._run(verifier._known.refresh())
         except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may help
             _log.error("keys and revocations were not refreshed: %s", type(error).__name__)
-        due_in = max(_SHORTEST_WAIT, known._known.due_in)
-        del known  # the verifier may end while this waits
+        due_in = max(_SHORTEST_WAIT, verifier._known.due_in)
+        del verifier  # it may end while this waits
 
 
 def _after_fork() -> None:

@@ -89,11 +89,11 @@ def create_account(
     fields = {"username": username, "kind": kind, "display_name": display_name}
     if with_password:
         fields["password"] = shared.read_password(username)
-    more = shared.given(expires_at=expires_at)
+    optional = shared.given(expires_at=expires_at)
     if scopes:
-        more["grants"] = {"scopes": list(scopes)}
+        optional["grants"] = {"scopes": list(scopes)}
     with shared.client() as client:
-        created = client.post("accounts", body=fields | more).body
+        created = client.post("accounts", body=fields | optional).body
     shared.show_object(created, as_json=as_json, key="id")
 
 
@@ -194,15 +194,15 @@ def list_second_factors(username: str, limit: int | None, *, as_json: bool) -> N
 @click.argument("factor_ids", metavar="[FACTOR_ID]...", nargs=-1)
 @shared.yes
 def remove_second_factors(username: str, factor_ids: tuple[str, ...], *, yes: bool) -> None:
-    """Remove second factors, all if none is named: for who lost a phone.
+    """Remove second factors, all if none is named: for somebody who lost a phone.
 
     The account's password alone then logs in to the console, or leads to a new second factor.
     """
     with shared.client() as client:
         chosen = factor_ids or tuple(
-            factor_id["id"]
-            for factor_id in client.items("accounts", username, "second-factors")
-            if factor_id["kind"] != _RECOVERY_CODES  # they go with the last of the others
+            factor["id"]
+            for factor in client.items("accounts", username, "second-factors")
+            if factor["kind"] != _RECOVERY_CODES  # they go with the last of the others
         )
         shared.confirm(f"Remove {counted(len(chosen), 'second factor')} of {username}?", yes=yes)
         for factor_id in chosen:

@@ -65,7 +65,7 @@ class SigningKey:
         active_from: When it starts, or started, to sign.
         gone_at: When it leaves, or left, the key set.
         when_seen: It may start to sign sooner, once every service has fetched it.
-        effective_at: As of an account, for what the key signed.
+        effective_at: As for ``Account``, for the tokens that the key signed.
     """
 
     kid: str
@@ -87,11 +87,13 @@ class SigningKey:
 class Revocation:
     """The published fact that tokens whose ``claim`` has ``value`` must not be accepted.
 
-    ``issued_before``: only those with an earlier ``iat``; ``None`` for any. ``expires``: when the
-    last of them has expired. ``sequence``: its number once it is published, before that 0.
-    ``account``: the account of a single token, or the account whose single tokens this entry
-    replaced; ``issued_at``: the latest possible ``iat`` of the single token. These two are not
-    published.
+    Attributes:
+        issued_before: Only tokens with an earlier ``iat``; ``None`` for all.
+        expires: When the last of these tokens has expired.
+        sequence: The number of the entry; 0 until it is published.
+        account: The account of a single token, or the account whose single tokens this entry
+            replaced. Not published.
+        issued_at: The latest possible ``iat`` of a single token. Not published.
     """
 
     claim: Claim
@@ -107,10 +109,12 @@ class Revocation:
 class Session:
     """A refresh session: what successive refresh tokens share.
 
-    It began with a login by the password ``password_id`` or the API key ``api_key_id``, and ends
-    with it. ``audiences`` and ``scopes`` are those of the first token. ``digest`` is that of the
-    current refresh token, created at ``rotated_at``; ``tokens`` maps the ids of the access tokens
-    that came from it to when they expire.
+    It began with a login by a password or an API key, and ends with that credential.
+
+    Attributes:
+        audiences: The audiences of the first token, as are its ``scopes``.
+        digest: The digest of the current refresh token, which was created at ``rotated_at``.
+        tokens: When each access token of the session expires, by its id.
     """
 
     id: str

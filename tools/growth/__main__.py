@@ -53,20 +53,27 @@ def main() -> int:
                 if name == "nodes" and database == "SQLite":
                     continue  # it has one machine
                 print(f"{name} on {database}", file=sys.stderr)
-                if name == "nodes":
-                    title = nodes.TITLE
-                    found = nodes.measure(sizes, new(), Path(folder), rounds=arguments.rounds)
-                else:
-                    title = axes.ALL[name].title
-                    found = axes.measure(axes.ALL[name], sizes, new, rounds=arguments.rounds)
-                tables.append(report.Table.of(title, database, sizes=sizes, found=found))
+                title, measured = _measure(
+                    name, sizes, new, folder=Path(folder), rounds=arguments.rounds
+                )
+                tables.append(report.Table.of(title, database, sizes=sizes, measured=measured))
                 print(tables[-1].text(), flush=True)
     report.write(tables, arguments, publish=arguments.publish)
     return 0
 
 
+def _measure(
+    name: str, sizes: list[int], new: axes.NewDatabase, *, folder: Path, rounds: int
+) -> tuple[str, list[axes.Measured]]:
+    """Return the title of a table and its measurements."""
+    if name == "nodes":
+        return nodes.TITLE, nodes.measure(sizes, new(), folder, rounds=rounds)
+    axis = axes.ALL[name]
+    return axis.title, axes.measure(axis, sizes, new, rounds=rounds)
+
+
 def _databases(folder: Path, running: ExitStack, database: str) -> axes.NewDatabase:
-    """What makes the URL of a new, empty database."""
+    """Return a function that returns the URL of a new, empty database."""
     if database == "SQLite":
         numbers = iter(range(1_000))
         return lambda: f"sqlite:///{folder / f'{next(numbers)}.db'}"

@@ -38,19 +38,19 @@ class Table:
         database: str,
         *,
         sizes: Sequence[int],
-        found: Sequence[axes.Measured],
+        measured: Sequence[axes.Measured],
     ) -> Self:
         """The figures of each row, and whether its target is met."""
         rows = [
             {
-                "name": each.row.name,
-                "unit": each.row.unit,
-                "figures": each.figures,
-                "ratios": each.ratios,
-                "target": _target(each.row),
-                "met": _met(each),
+                "name": measurement.row.name,
+                "unit": measurement.row.unit,
+                "figures": measurement.figures,
+                "ratios": measurement.ratios,
+                "target": _target(measurement.row),
+                "met": _met(measurement),
             }
-            for each in found
+            for measurement in measured
         ]
         return cls(title, database, list(sizes), rows)
 
