@@ -1,4 +1,4 @@
-"""The page of the API names each scope of Keyosk and each field, and how DELETE answers."""
+"""The page of the API names each scope of Keyosk, each field, and the status of DELETE."""
 
 import re
 

@@ -368,9 +368,9 @@ def test_a_person_with_a_password_changes_their_own_key_with_its_proof(
 ) -> None:
     person = make_person(admin)
     key, secret = make_key(admin, person)
-    away = Terminal(tmp_path, server.url).logged_in(person.username, PASSWORD)
-    result: Any = away.run("api-key", "set", "me", key, "--name", "mine", text=f"{PASSWORD}\n")
+    remote = Terminal(tmp_path, server.url).logged_in(person.username, PASSWORD)
+    result: Any = remote.run("api-key", "set", "me", key, "--name", "mine", text=f"{PASSWORD}\n")
     assert result.code == 0, result.err
     assert done(admin.get(f"{person.path}/api-keys/{key}"))["name"] == "mine"
     # Whose a key is, is for those who may see accounts.
-    assert "keyosk:accounts:read" in away.run("api-key", "find", secret[:12]).refused()
+    assert "keyosk:accounts:read" in remote.run("api-key", "find", secret[:12]).refused()

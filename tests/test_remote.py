@@ -1,4 +1,4 @@
-"""Commands from another machine: the same words over HTTP, by a login that nobody else can read."""
+"""Commands from another machine, over HTTP, with a login that nobody else can read."""
 
 import json
 import os
@@ -56,10 +56,10 @@ class Terminal:
         assert result.out == f"Logged in at {self.url} as {username}.\n"
         return self
 
-    def kept(self) -> dict[str, Any]:
-        """The login that is kept for the server."""
-        found: dict[str, Any] = json.loads(self.file.read_text())["servers"][self.url]
-        return found
+    def stored_login(self) -> dict[str, Any]:
+        """The login that is stored for the server."""
+        login: dict[str, Any] = json.loads(self.file.read_text())["servers"][self.url]
+        return login
 
     def change(self, **fields: Any) -> None:
         document = json.loads(self.file.read_text())
@@ -68,7 +68,7 @@ class Terminal:
 
 
 @pytest.fixture
-def away(server: LiveServer, tmp_path: Path) -> Terminal:
+def remote(server: LiveServer, tmp_path: Path) -> Terminal:
     """A user who is not logged in yet."""
     return Terminal(tmp_path, server.url)
 
@@ -122,67 +122,69 @@ def test_a_trusted_proxy_cannot_claim_to_be_the_operator(prepared_url: str, tmp_
 # --- Logging in and out ---------------------------------------------------------------------------
 
 
-def test_a_login_is_kept_for_its_owner_alone_and_serves_other_commands(away: Terminal) -> None:
-    assert "You are not logged in" in away.run("account", "list").refused()
-    away.logged_in()
-    for path in (away.file, away.file.with_name("logins.lock")):
+def test_a_login_is_kept_for_its_owner_alone_and_serves_other_commands(remote: Terminal) -> None:
+    assert "You are not logged in" in remote.run("account", "list").refused()
+    remote.logged_in()
+    for path in (remote.file, remote.file.with_name("logins.lock")):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(away.file.parent.stat().st_mode) == 0o700
-    assert ADMIN_PASSWORD not in away.file.read_text()
-    assert sorted(path.name for path in away.file.parent.iterdir()) == [
+    assert stat.S_IMODE(remote.file.parent.stat().st_mode) == 0o700
+    assert ADMIN_PASSWORD not in remote.file.read_text()
+    assert sorted(path.name for path in remote.file.parent.iterdir()) == [
         "logins.json",
         "logins.lock",
     ]
-    listed = away.run("account", "list", "--json")
+    listed = remote.run("account", "list", "--json")
     assert (listed.code, listed.err) == (0, "")
     assert json.loads(listed.out)["items"][0]["username"] == "admin"
 
 
-def test_logging_out_ends_and_forgets_it(away: Terminal, server: LiveServer, admin: Client) -> None:
+def test_logging_out_ends_and_forgets_it(
+    remote: Terminal, server: LiveServer, admin: Client
+) -> None:
     person = make_person(admin, "keyosk:accounts:read")
-    away.logged_in(person.username, PASSWORD)
-    kept = away.kept()
+    remote.logged_in(person.username, PASSWORD)
+    kept = remote.stored_login()
     assert len(done(admin.get(f"{person.path}/tokens"))["items"]) == 1
-    result = away.run("logout")
+    result = remote.run("logout")
     assert (result.code, result.err) == (0, "")
-    assert not away.file.exists()
+    assert not remote.file.exists()
     assert done(admin.get(f"{person.path}/tokens"))["items"] == []
     assert Client(server.url, token=kept["access_token"]).get("/accounts/me").status_code == 401
     again = {"grant_type": "refresh_token", "refresh_token": kept["refresh_token"]}
     assert server.client().post("/auth/token", data=again).status_code == 400
-    assert "You are not logged in" in away.run("logout").refused()
+    assert "You are not logged in" in remote.run("logout").refused()
 
 
-def test_logging_out_works_after_the_access_token_expired(away: Terminal, admin: Client) -> None:
+def test_logging_out_works_after_the_access_token_expired(remote: Terminal, admin: Client) -> None:
     person = make_person(admin)
-    away.logged_in(person.username, PASSWORD).change(expires_at=0)
-    assert away.run("logout").code == 0
+    remote.logged_in(person.username, PASSWORD).change(expires_at=0)
+    assert remote.run("logout").code == 0
     assert done(admin.get(f"{person.path}/tokens"))["items"] == []
 
 
-def test_logging_in_again_leaves_no_session_behind(away: Terminal, admin: Client) -> None:
+def test_logging_in_again_leaves_no_session_behind(remote: Terminal, admin: Client) -> None:
     person = make_person(admin)
-    away.logged_in(person.username, PASSWORD).logged_in(person.username, PASSWORD)
+    remote.logged_in(person.username, PASSWORD).logged_in(person.username, PASSWORD)
     assert len(done(admin.get(f"{person.path}/tokens"))["items"]) == 1
 
 
-def test_an_api_key_logs_in_by_itself(away: Terminal, admin: Client) -> None:
+def test_an_api_key_logs_in_by_itself(remote: Terminal, admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:read")
     _, secret = make_key(admin, person)
-    (away.home / "key").write_text(f"\ufeff{secret}\n")
-    result = away.run("login", "--secret-file", "key")
+    (remote.home / "key").write_text(f"\ufeff{secret}\n")
+    result = remote.run("login", "--secret-file", "key")
     assert (result.code, result.err) == (0, "")
-    assert result.out == f"Logged in at {away.url} as {person.username}.\n"
-    assert away.run("account", "show", "me", "--json").code == 0
-    assert "keyosk:accounts:write" in away.run("account", "create", unique("by-key")).refused()
+    assert result.out == f"Logged in at {remote.url} as {person.username}.\n"
+    assert remote.run("account", "show", "me", "--json").code == 0
+    assert "keyosk:accounts:write" in remote.run("account", "create", unique("by-key")).refused()
 
 
-def test_a_wrong_secret_is_refused_and_told_nowhere(away: Terminal, server: LiveServer) -> None:
+def test_a_wrong_secret_is_refused_and_told_nowhere(remote: Terminal, server: LiveServer) -> None:
     secret = "hidden words of nobody"
-    said = away.run("login", "--username", unique("nobody"), text=secret).refused()
-    assert "not valid" in said
-    assert secret not in said + server.log.read_text()
-    assert not away.file.exists()
+    refusal = remote.run("login", "--username", unique("nobody"), text=secret).refused()
+    assert "not valid" in refusal
+    assert secret not in refusal + server.log.read_text()
+    assert not remote.file.exists()
 
 
 @pytest.mark.parametrize("arguments", [("login",), ("logout",)])
@@ -192,53 +194,57 @@ def test_a_login_needs_a_server(tmp_path: Path, arguments: tuple[str, ...]) -> N
     assert "--server" in result.err
 
 
-def test_a_password_needs_its_username(away: Terminal) -> None:
-    assert away.run("login", text="some password\n").code == 2
+def test_a_password_needs_its_username(remote: Terminal) -> None:
+    assert remote.run("login", text="some password\n").code == 2
 
 
 @pytest.mark.slow
 def test_several_servers_are_kept_apart(
-    away: Terminal, server: LiveServer, prepared_url: str, tmp_path: Path
+    remote: Terminal, server: LiveServer, prepared_url: str, tmp_path: Path
 ) -> None:
-    away.logged_in()
+    remote.logged_in()
     folder = tmp_path / "second"
     folder.mkdir()
     with LiveServer(prepared_url, folder, key_publish_ahead="3600") as second:
         other = Terminal(tmp_path, second.url).logged_in()
-        assert set(json.loads(away.file.read_text())["servers"]) == {server.url, second.url}
-        assert away.run("account", "show", "admin").code == 0
+        assert set(json.loads(remote.file.read_text())["servers"]) == {server.url, second.url}
+        assert remote.run("account", "show", "admin").code == 0
         assert other.run("logout").code == 0
-    assert set(json.loads(away.file.read_text())["servers"]) == {server.url}
-    assert away.run("account", "show", "admin").code == 0
+    assert set(json.loads(remote.file.read_text())["servers"]) == {server.url}
+    assert remote.run("account", "show", "admin").code == 0
 
 
 # --- The life of a login --------------------------------------------------------------------------
 
 
-def test_an_expired_access_token_is_renewed_and_the_next_refresh_token_kept(away: Terminal) -> None:
-    before = away.logged_in().kept()
-    away.change(expires_at=0)
-    assert away.run("account", "show", "admin").code == 0
-    after = away.kept()
+def test_an_expired_access_token_is_renewed_and_the_next_refresh_token_kept(
+    remote: Terminal,
+) -> None:
+    before = remote.logged_in().stored_login()
+    remote.change(expires_at=0)
+    assert remote.run("account", "show", "admin").code == 0
+    after = remote.stored_login()
     assert after["refresh_token"] != before["refresh_token"]
     assert after["expires_at"] > 0
 
 
-def test_a_token_that_the_server_takes_no_more_is_renewed_before_its_end(away: Terminal) -> None:
-    away.logged_in().change(access_token="eyJhbGciOiJFUzI1NiJ9.e30.AAAA")
-    assert away.run("account", "show", "admin").code == 0
+def test_a_token_that_the_server_takes_no_more_is_renewed_before_its_end(remote: Terminal) -> None:
+    remote.logged_in().change(access_token="eyJhbGciOiJFUzI1NiJ9.e30.AAAA")
+    assert remote.run("account", "show", "admin").code == 0
 
 
 @pytest.mark.slow
 @pytest.mark.attack
-def test_commands_at_once_refresh_once(away: Terminal, server: LiveServer, admin: Client) -> None:
+def test_commands_at_once_refresh_once(remote: Terminal, server: LiveServer, admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:read")
-    away.logged_in(person.username, PASSWORD).change(expires_at=0)
-    used = away.kept()["refresh_token"]
-    environment = {**os.environ, **away.variables}
+    remote.logged_in(person.username, PASSWORD).change(expires_at=0)
+    used = remote.stored_login()["refresh_token"]
+    environment = {**os.environ, **remote.variables}
 
     def show(_: int) -> subprocess.CompletedProcess[str]:
-        return execute(command("account", "show", person.username), env=environment, cwd=away.home)
+        return execute(
+            command("account", "show", person.username), env=environment, cwd=remote.home
+        )
 
     with ThreadPoolExecutor(4) as pool:
         for result in pool.map(show, range(4)):
@@ -247,26 +253,26 @@ def test_commands_at_once_refresh_once(away: Terminal, server: LiveServer, admin
     # One use: had there been another, the one that is kept would follow after that.
     once = {"grant_type": "refresh_token", "refresh_token": used}
     repeated = server.client().post("/auth/token", data=once).json()
-    assert repeated["refresh_token"] == away.kept()["refresh_token"]
+    assert repeated["refresh_token"] == remote.stored_login()["refresh_token"]
     assert done(admin.get(f"{person.path}/tokens"))["items"][0]["id"] == session["id"]
 
 
-def test_a_login_that_was_revoked_is_forgotten_and_told(away: Terminal, admin: Client) -> None:
+def test_a_login_that_was_revoked_is_forgotten_and_told(remote: Terminal, admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:read")
-    away.logged_in(person.username, PASSWORD)
+    remote.logged_in(person.username, PASSWORD)
     done(admin.delete(f"{person.path}/tokens"))
-    said = away.run("account", "list").refused()
-    assert f"Your login at {away.url} has ended" in said
-    assert f"keyosk login --server {away.url}" in said
-    assert not away.file.exists()
+    refusal = remote.run("account", "list").refused()
+    assert f"Your login at {remote.url} has ended" in refusal
+    assert f"keyosk login --server {remote.url}" in refusal
+    assert not remote.file.exists()
 
 
-def test_a_server_that_is_away_costs_no_login(away: Terminal) -> None:
-    away.logged_in().change(expires_at=0)
-    kept = away.file.read_text()
+def test_a_server_that_is_away_costs_no_login(remote: Terminal) -> None:
+    remote.logged_in().change(expires_at=0)
+    kept = remote.file.read_text()
     nobody = f"http://127.0.0.1:{free_port()}"
-    away.file.write_text(kept.replace(away.url, nobody))
-    lost = Terminal(away.home, nobody)
+    remote.file.write_text(kept.replace(remote.url, nobody))
+    lost = Terminal(remote.home, nobody)
     before = lost.file.read_text()
     assert "cannot be reached" in lost.run("account", "list").refused()
     assert "cannot be reached" in lost.run("logout").refused()
@@ -279,34 +285,34 @@ def test_a_server_that_is_away_costs_no_login(away: Terminal) -> None:
 
 
 @pytest.mark.attack
-def test_a_file_that_others_can_read_or_replace_is_not_used(away: Terminal) -> None:
-    away.logged_in()
+def test_a_file_that_others_can_read_or_replace_is_not_used(remote: Terminal) -> None:
+    remote.logged_in()
     for mode in (0o640, 0o604, 0o660):
-        away.file.chmod(mode)
-        assert "others may read it" in away.run("account", "list").refused()
-    away.file.chmod(0o600)
-    away.change(expires_at=0)
-    away.file.parent.chmod(0o770)
-    assert "Others may write to" in away.run("account", "list").refused()
-    away.file.parent.chmod(0o700)
-    assert away.run("account", "show", "admin").code == 0
+        remote.file.chmod(mode)
+        assert "others may read it" in remote.run("account", "list").refused()
+    remote.file.chmod(0o600)
+    remote.change(expires_at=0)
+    remote.file.parent.chmod(0o770)
+    assert "Others may write to" in remote.run("account", "list").refused()
+    remote.file.parent.chmod(0o700)
+    assert remote.run("account", "show", "admin").code == 0
 
 
 @pytest.mark.attack
-def test_a_link_in_the_place_of_the_file_is_not_followed(away: Terminal) -> None:
-    away.logged_in()
-    away.file.rename(away.home / "elsewhere")
-    away.file.symlink_to(away.home / "elsewhere")
-    assert "logins.json" in away.run("account", "list").refused()
+def test_a_link_in_the_place_of_the_file_is_not_followed(remote: Terminal) -> None:
+    remote.logged_in()
+    remote.file.rename(remote.home / "elsewhere")
+    remote.file.symlink_to(remote.home / "elsewhere")
+    assert "logins.json" in remote.run("account", "list").refused()
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"servers": 1}', '{"servers": {"x": {"username": "a"}}}', "\udcff"]
 )
-def test_a_damaged_file_is_told_and_not_repeated(away: Terminal, text: str) -> None:
-    away.logged_in()
-    away.file.write_bytes(text.encode(errors="surrogateescape"))
-    assert "is damaged: remove it and log in again" in away.run("account", "list").refused()
+def test_a_damaged_file_is_told_and_not_repeated(remote: Terminal, text: str) -> None:
+    remote.logged_in()
+    remote.file.write_bytes(text.encode(errors="surrogateescape"))
+    assert "is damaged: remove it and log in again" in remote.run("account", "list").refused()
 
 
 def test_a_state_folder_of_no_absolute_path_is_none(server: LiveServer, tmp_path: Path) -> None:
@@ -502,36 +508,36 @@ def plain(text: str, name: str) -> str:
     return re.sub(r"token of \d+ bytes", "token of N bytes", text)
 
 
-def test_who_may_not_see_accounts_is_not_told_who_uses_it(away: Terminal, admin: Client) -> None:
+def test_who_may_not_see_accounts_is_not_told_who_uses_it(remote: Terminal, admin: Client) -> None:
     name = make_service(admin)
     holder = make_person(admin, f"{name}:read")
     person = make_person(admin, "keyosk:services:write")
-    said = away.logged_in(person.username, PASSWORD).run("service", "delete", name).refused()
+    said = remote.logged_in(person.username, PASSWORD).run("service", "delete", name).refused()
     assert "still granted to 1 account." in said
     assert said.endswith("Repeat with --force to remove it.\n")
     assert holder.username not in said
 
 
-def test_ones_own_password_is_changed_with_the_current_one(away: Terminal, admin: Client) -> None:
+def test_ones_own_password_is_changed_with_the_current_one(remote: Terminal, admin: Client) -> None:
     person = make_person(admin)
-    away.logged_in(person.username, PASSWORD)
+    remote.logged_in(person.username, PASSWORD)
     new = PASSWORD[::-1]
-    said = away.run("account", "password", "me", text=f"{new}\nnot the current one\n").refused()
+    said = remote.run("account", "password", "me", text=f"{new}\nnot the current one\n").refused()
     assert "The current password is wrong" in said
-    assert away.run("account", "password", "me", text=f"{new}\n{PASSWORD}\n").code == 0
+    assert remote.run("account", "password", "me", text=f"{new}\n{PASSWORD}\n").code == 0
     assert person.login(new).post("/auth/token").status_code == 200
-    away.logged_in(person.username, new)
-    created = away.run("api-key", "create", "me", "laptop", "--json", text=f"{new}\n")
+    remote.logged_in(person.username, new)
+    created = remote.run("api-key", "create", "me", "laptop", "--json", text=f"{new}\n")
     assert created.code == 0, created.err
     assert json.loads(created.out)["secret"].startswith("kysk_")
 
 
 @pytest.mark.attack
-def test_the_kit_is_made_for_a_service_of_a_server(away: Terminal, admin: Client) -> None:
+def test_the_kit_is_made_for_a_service_of_a_server(remote: Terminal, admin: Client) -> None:
     name = make_service(admin, typ="JWT")
-    away.logged_in()
-    assert away.run("token", "bad", "--service", name, "--out", "kit").code == 0
-    tokens = json.loads((away.home / "kit" / "tokens.json").read_text())
+    remote.logged_in()
+    assert remote.run("token", "bad", "--service", name, "--out", "kit").code == 0
+    tokens = json.loads((remote.home / "kit" / "tokens.json").read_text())
     assert [token["name"] for token in tokens if token["good"]] == ["good"]
 
 

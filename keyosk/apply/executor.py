@@ -1,8 +1,9 @@
-"""Executes manifests: all steps of one in one transaction. ``steps`` executes single steps."""
+"""Executes a manifest: all its steps in one transaction. ``steps`` executes single steps."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from operator import itemgetter
 from typing import Final
 
 from keyosk.accounts.accounts import Accounts
@@ -70,11 +71,11 @@ _ORDER: Final = {
     (Action.DELETE, Noun.ROLE): 10,
     (Action.DELETE, Noun.SERVICE): 12,
 }
-#: New requirements of an issuer for its rules, once the rules are as in the manifest.
-_RULES_BOUND: Final = 8
-_SCOPES_GO: Final = 11
+#: An issuer gets new requirements for its rules once the rules are as in the manifest.
+_BIND_RULES: Final = 8
+_REMOVE_SCOPES: Final = 11
 #: The fields of an account's grants, as faults name them.
-_OF_GRANTS: Final = ("scopes", "roles", "until")
+_GRANT_FIELDS: Final = ("scopes", "roles", "until")
 #: The scope of Keyosk's own that each kind of object requires, as at its own endpoint.
 _SCOPES: Final[Mapping[Noun, str]] = {
     Noun.SERVICE: "keyosk:services:write",
@@ -93,8 +94,8 @@ class _RollBack(Exception):
 class Manifests:
     """Plans and applies manifests. Each change is made by the caller, under the usual rules.
 
-    ``force`` in the methods: delete services and roles even if objects outside of the manifest use
-    them. ``take_over``: objects of another owner become this owner's; needs ``keyosk:admin``.
+    ``force`` deletes services and roles even if objects outside of the manifest use them.
+    ``take_over`` makes objects of other owners this owner's; it needs ``keyosk:admin``.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class Manifests:
         self._database.lock(_LOCK)
         plan = self._planner.plan(manifest, take_over=take_over)
         # SECURITY: the manifest does not name the objects that ``prune`` deletes.
-        _require(by, {step.noun for step in plan.steps})
+        _require_scopes(by, {step.noun for step in plan.steps})
         self._lock(plan)
         self._store.forget(plan.stale)
         for record in plan.taken_over:
@@ -263,9 +264,9 @@ class Manifests:
 
     def _execute_step(self, run: Run, order: int, step: Step) -> int | None:
         """Execute one step, or its second part; returns its ``effective_at``."""
-        if order == _SCOPES_GO:
+        if order == _REMOVE_SCOPES:
             return self._service_steps.finish(run, step)
-        if order == _RULES_BOUND:
+        if order == _BIND_RULES:
             return self._issuer_steps.finish(run, step)
         if step.noun is Noun.GRANTS:
             return self._grant_steps.change(run, step, owner=run.owner)
@@ -286,10 +287,10 @@ class Manifests:
 
 
 def _ordered(steps: tuple[Step, ...]) -> list[tuple[int, Step]]:
-    placed = [(_ORDER[step.action, step.noun], step) for step in steps]
-    placed += [(_SCOPES_GO, step) for step in steps if loses_scopes(step)]
-    placed += [(_RULES_BOUND, step) for step in steps if binds_rules(step)]
-    return sorted(placed, key=lambda each: each[0])
+    ordered = [(_ORDER[step.action, step.noun], step) for step in steps]
+    ordered += [(_REMOVE_SCOPES, step) for step in steps if loses_scopes(step)]
+    ordered += [(_BIND_RULES, step) for step in steps if binds_rules(step)]
+    return sorted(ordered, key=itemgetter(0))
 
 
 def _check_scopes(by: Caller, manifest: Manifest, *, take_over: bool) -> None:
@@ -310,10 +311,10 @@ def _check_scopes(by: Caller, manifest: Manifest, *, take_over: bool) -> None:
         Noun.ISSUER: manifest.issuers,
         Noun.RULE: manifest.rules,
     }
-    _require(by, {noun for noun, entries in named.items() if entries})
+    _require_scopes(by, {noun for noun, entries in named.items() if entries})
 
 
-def _require(by: Caller, nouns: Collection[Noun]) -> None:
+def _require_scopes(by: Caller, nouns: Collection[Noun]) -> None:
     for noun in sorted(nouns):
         if not by.has(_SCOPES[noun]):
             raise InsufficientScope(_SCOPES[noun])
@@ -330,9 +331,9 @@ def _collected(by: Caller, faults: Faults, step: Step) -> Iterator[None]:
         yield
     except Invalid as error:
         for fault in error.faults:
-            faults.add(_place(step, fault.field), fault.message)
+            faults.add(_fault_path(step, fault.field), fault.message)
     except Conflict as error:
-        faults.add(_place(step, error.field), error.detail)
+        faults.add(_fault_path(step, error.field), error.detail)
         faults.raise_if_any()
     except InUse as error:
         # SECURITY: a caller who may change services or roles need not be allowed to see accounts.
@@ -347,6 +348,6 @@ def _collected(by: Caller, faults: Faults, step: Step) -> Iterator[None]:
         faults.add(step.path, f"{step.noun} {step.name}: {error.detail}")
 
 
-def _place(step: Step, field: str) -> str:
-    inside = ".grants" if step.noun is Noun.ACCOUNT and field in _OF_GRANTS else ""
-    return f"{step.path}{inside}.{field}"
+def _fault_path(step: Step, field: str) -> str:
+    infix = ".grants" if step.noun is Noun.ACCOUNT and field in _GRANT_FIELDS else ""
+    return f"{step.path}{infix}.{field}"

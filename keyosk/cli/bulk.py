@@ -153,8 +153,8 @@ class _Report:
         if result.get("status") in FAILED:
             if self.failed < _TOLD:
                 reasons = "; ".join(
-                    f"{warning.get('field')}: {warning.get('message')}"
-                    for warning in result.get("errors", ())
+                    f"{fault.get('field')}: {fault.get('message')}"
+                    for fault in result.get("errors", ())
                 )
                 message = f"line {number}: {result.get('status')}: {reasons}"
                 click.echo(shared.printable(message), err=True)

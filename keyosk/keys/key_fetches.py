@@ -24,23 +24,23 @@ class KeyFetches:
     def __init__(self, store: SigningKeyStore, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
-        self._seen: dict[str, tuple[str, ...]] = {}
+        self._unwritten: dict[str, tuple[str, ...]] = {}
         self._written: dict[str, tuple[tuple[str, ...], float]] = {}
         self._logins: deque[tuple[Callable[[], Iterable[str]], tuple[str, ...]]] = deque()
 
     def record(self, service: str, kids: tuple[str, ...]) -> None:
-        """Note that a service, by name or id, fetched these keys; this never waits."""
+        """Record that a service, by name or id, fetched these keys. This never waits."""
         if not (NAME.fullmatch(service) or is_id(service)):
             return
         service = service.lower()
         now = self._clock()
-        known, noted_at = self._written.get(service, ((), 0.0))
-        again = not clocks.is_recent(noted_at, now, _RESOLUTION)
-        if (known != kids or again) and len(self._seen) < _MOST:
-            self._seen[service] = kids
+        written_kids, written_at = self._written.get(service, ((), 0.0))
+        is_stale = not clocks.is_recent(written_at, now, _RESOLUTION)
+        if (written_kids != kids or is_stale) and len(self._unwritten) < _MOST:
+            self._unwritten[service] = kids
 
     def record_login(self, services: Callable[[], Iterable[str]], kids: tuple[str, ...]) -> None:
-        """Note that the services of a login fetched these keys; this never waits.
+        """Record that the services of a login fetched these keys. This never waits.
 
         ``services`` returns them, by name or id, and is called later. It may wait, and may raise
         ``KeyoskError`` for a login that proves nothing.
@@ -51,8 +51,8 @@ class KeyFetches:
     def write(self) -> None:
         """Store the new fetches."""
         self._identify()
-        while self._seen:
-            service, kids = self._seen.popitem()
+        while self._unwritten:
+            service, kids = self._unwritten.popitem()
             now = self._clock()
             if self._store.record_fetch(service, kids, int(now)):
                 self._written[service] = (kids, now)
@@ -67,9 +67,9 @@ class KeyFetches:
                 for service in services():
                     self.record(service, kids)
             except KeyoskError:
-                pass  # the keys are for everybody, so nobody is told
+                pass  # the keys are public, so no error is reported
 
-    def lacking(self, kid: str) -> list[str]:
+    def services_without(self, kid: str) -> list[str]:
         """Return the services that have not fetched a key yet, by name."""
         self.write()
         return sorted(name for name, kids in self._store.key_fetches().items() if kid not in kids)

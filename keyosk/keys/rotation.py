@@ -88,7 +88,7 @@ class Rotation:
         """Return the services that identified themselves and have not fetched a published key."""
         if not is_published(key, int(self._clock())):
             return []
-        return self._key_fetches.lacking(key.kid)
+        return self._key_fetches.services_without(key.kid)
 
     def record_fetch(self, service: str, kids: tuple[str, ...]) -> None:
         """Record that a service, by name or id, fetched these keys.

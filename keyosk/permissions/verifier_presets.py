@@ -10,11 +10,14 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class VerifierPreset:
-    """The needs of one verifier.
+    """What one verifier needs.
 
-    ``typ``, ``signing_algorithm``, ``registry_version``: of its service, ``None`` for what is
-    usual. ``lines``: for the verifier's own configuration; ``{issuer}``, ``{audience}`` and
-    ``{service}`` are filled in.
+    Attributes:
+        typ: The token type of its service; ``None`` for the default, as in the next two.
+        signing_algorithm: The algorithm of its service.
+        registry_version: The version of the container registry.
+        lines: Lines for the verifier's own configuration. ``{issuer}``, ``{audience}`` and
+            ``{service}`` are filled in.
     """
 
     title: str
@@ -26,12 +29,12 @@ class VerifierPreset:
     @property
     def fields(self) -> dict[str, Any]:
         """Return the fields that the service needs for it."""
-        wanted = {
+        fields = {
             "typ": self.typ,
             "signing_algorithm": self.signing_algorithm,
             "registry_version": self.registry_version,
         }
-        return {name: value for name, value in wanted.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}
 
     def lines_for(self, *, issuer: str, service: str, audience: str) -> list[str]:
         """Return the lines for the verifier's configuration."""

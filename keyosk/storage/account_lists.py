@@ -113,7 +113,11 @@ class AccountLists:
     def _few(self, filters: Mapping[str, Any]) -> set[Any] | None:
         """Return the ids of the accounts that pass one of the filters, if they are few."""
         sources = (self._sources(name, filters) for name in filters)
-        selects = ([each.first() for each in found] for found in sources if found is not None)
+        selects = (
+            [source.first() for source in of_filter]
+            for of_filter in sources
+            if of_filter is not None
+        )
         return lists.few(self._database, selects)
 
     def _leading(self, filters: Mapping[str, Any]) -> set[str]:
@@ -146,7 +150,7 @@ class AccountLists:
         if is_disjoint or len(sources) < 2:
             return min(counted, most)
         return min(
-            len(lists.union(self._database, [each.select() for each in sources], most)), most
+            len(lists.union(self._database, [source.select() for source in sources], most)), most
         )
 
     def _walk(
@@ -178,16 +182,16 @@ class AccountLists:
     def _along(
         self, list_query: ListQuery, sources: Sequence[_Source], *, covered: Collection[str]
     ) -> Rows:
-        """Return the page in the order of ids, from sources in that order."""
+        """Return the page in the order of ids, by walking the indexes of the sources."""
         conditions = [*self._conditions(list_query, without=covered)]
         most = max(list_query.limit, _CHUNK) if conditions else list_query.limit
         after = None if list_query.after is None else list_query.after[1]
-        found: Rows = []
+        rows: Rows = []
         while True:
             keys = self._merged(list_query, sources, after, most=most)
-            found += self._loaded(keys, conditions)
-            if len(keys) < most or len(found) >= list_query.limit:
-                return found[: list_query.limit]
+            rows += self._loaded(keys, conditions)
+            if len(keys) < most or len(rows) >= list_query.limit:
+                return rows[: list_query.limit]
             after = keys[-1]
 
     def _merged(
@@ -219,7 +223,7 @@ class AccountLists:
         if conditions:
             most = max(most, _CHUNK)
         after = list_query.after
-        found: Rows = []
+        rows: Rows = []
         while True:
             names, horizon = self._names(list_query.filters["q"], after, most=most)
             keys = [
@@ -227,9 +231,9 @@ class AccountLists:
                 for _, account_id in names
                 if list_query.newest is None or account_id <= list_query.newest
             ]
-            found += self._loaded(keys, conditions)
-            if horizon is None or len(found) >= list_query.limit:
-                return found[: list_query.limit]
+            rows += self._loaded(keys, conditions)
+            if horizon is None or len(rows) >= list_query.limit:
+                return rows[: list_query.limit]
             after = horizon
 
     def _names(
@@ -257,7 +261,7 @@ class AccountLists:
             if len(rows) == most:
                 last = (rows[-1][column.name], rows[-1]["id"])
                 horizon = last if horizon is None else min(horizon, last)
-        return sorted(each for each in known if horizon is None or each <= horizon), horizon
+        return sorted(name for name in known if horizon is None or name <= horizon), horizon
 
     def _loaded(self, keys: Sequence[str], conditions: Sequence[peewee.Expression]) -> Rows:
         """Return the rows of these accounts that meet the conditions, in this order."""
@@ -280,8 +284,8 @@ class AccountLists:
             ]
         if name == "scope":
             roles = self._roles_with(value)
-            held = [grant.scope == value, *(grant.role == role for role in roles)]
-            return [_Source(grant.account, each) for each in held]
+            conditions = [grant.scope == value, *(grant.role == role for role in roles)]
+            return [_Source(grant.account, condition) for condition in conditions]
         if name == "role":
             return [_Source(grant.account, grant.role == role) for role in self._roles_named(value)]
         if name == "created_after":
@@ -316,10 +320,17 @@ class AccountLists:
             last = fn.COALESCE(account.last_login_at, account.created_at)
             condition = last < value
         elif name == "q":
-            both = (self._begins(*each, indexed=False) for each in _beginnings(value))
-            condition = reduce(or_, both)
+            condition = reduce(
+                or_,
+                (
+                    self._begins(column, start, indexed=False)
+                    for column, start in _beginnings(value)
+                ),
+            )
         elif name == "contains":
-            condition = reduce(or_, (self._contains(*each) for each in _beginnings(value)))
+            condition = reduce(
+                or_, (self._contains(column, text) for column, text in _beginnings(value))
+            )
         else:
             condition = lists.unindexed(self._database, getattr(account, name)) == value
         return condition
@@ -344,8 +355,8 @@ class AccountLists:
 
     def _contains(self, column: peewee.Field, text: str) -> peewee.Expression:
         """Return the condition that a name contains this text."""
-        place = fn.INSTR if self._database.is_sqlite else fn.STRPOS
-        contains: peewee.Expression = place(column, text) > 0
+        position = fn.INSTR if self._database.is_sqlite else fn.STRPOS
+        contains: peewee.Expression = position(column, text) > 0
         return contains
 
     def _by_code_point(self, column: Any) -> Any:

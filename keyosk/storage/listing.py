@@ -39,7 +39,7 @@ def page(
     order: list[Any] = [column] if is_alone else [column, key]
     # Otherwise a planner might walk the whole order to find the few.
     if among is not None:
-        order = [_hidden(each) for each in order]
+        order = [_hidden(expression) for expression in order]
     # A row value, not "a > ? OR a = ? AND b > ?": only this is one range of an index.
     place = order[0] if is_alone else peewee.Tuple(*order)
 
@@ -56,7 +56,9 @@ def page(
         query = query.where(place >= end if list_query.descending else place <= end)
     if list_query.newest is not None:
         query = query.where(key <= list_query.newest)
-    directed = [each.desc() if list_query.descending else each.asc() for each in order]
+    directed = [
+        expression.desc() if list_query.descending else expression.asc() for expression in order
+    ]
     return filtered(query, list_query, filters).order_by(*directed).limit(list_query.limit)
 
 
