@@ -251,17 +251,27 @@ def of_files(settings: Config) -> Iterator[Check]:
             status = file.stat()
         except OSError:
             continue
-        # Root may give a file to the group of Keyosk, as the installation for systemd does.
-        group_may = status.st_uid == 0 and status.st_gid == os.getegid()
+        own = os.geteuid()
+        # Root may give a file to a group of Keyosk, as the installation for systemd does.
+        group_may = status.st_uid == 0 and status.st_gid in {os.getegid(), *os.getgroups()}
         closed = 0o007 if file == tls_key else 0o037 if group_may else 0o077
-        if stat.S_IMODE(status.st_mode) & closed:
+        if status.st_uid not in (0, own):
             faults += 1
-            is_own = status.st_uid == os.geteuid()
+            yield Check(
+                "files",
+                WRONG,
+                f"{file} belongs to another user ({status.st_uid}), who can read it",
+                f"chown {own} {file}; chmod 600 {file}",
+            )
+        elif stat.S_IMODE(status.st_mode) & closed:
+            faults += 1
             yield Check(
                 "files",
                 WRONG,
                 f"others can read {file} ({stat.S_IMODE(status.st_mode):04o})",
-                f"chmod 600 {file}" if is_own else f"chgrp {os.getegid()} {file}; chmod 640 {file}",
+                f"chmod 600 {file}"
+                if status.st_uid == own
+                else f"chgrp {os.getegid()} {file}; chmod 640 {file}",
             )
     if not faults:
         yield Check("files", OK, f"{counted(len(private), 'private file')}, closed to others")

@@ -209,6 +209,26 @@ def test_files_that_others_can_read_are_told_with_what_closes_them(own_server: L
     assert f"chmod 600 {path}" in cures
 
 
+def test_the_log_tells_the_same_at_each_start(own_server: LiveServer, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(own_server.environment.pop("KEYOSK_SECRET_KEY"))
+    own_server.environment["KEYOSK_SECRET_KEY_FILE"] = str(secret)
+    secret.chmod(0o644)
+    own_server.start()
+    (check,) = [
+        each
+        for each in json.loads(doctor(own_server, "--json").out)["checks"]
+        if each["part"] == "files"
+    ]
+    assert check["found"] == f"others can read {secret} (0644)"
+    own_server.stop()
+    secret.chmod(0o600)
+    own_server.start()
+    told = own_server.log.read_text()
+    assert told.count("others can read") == 1
+    assert f"{check['found']}: {check['cure']}" in told
+
+
 def test_a_tls_key_may_be_open_to_a_group_and_to_nobody_else(tmp_path: Path) -> None:
     (key := tmp_path / "privkey.pem").touch()
     names = {"CERTIFICATE": tmp_path / "fullchain.pem", "KEY": key}
@@ -242,7 +262,7 @@ def test_settings_that_root_gave_to_the_group_of_keyosk_alone_are_closed(
     assert cures(0o640, 0, ours) == []
     assert cures(0o644, 0, ours) == cures(0o660, 0, ours) == [f"chmod 600 {file}"]
     assert cures(0o640, 0, ours + 1) == [f"chmod 600 {file}"]
-    assert cures(0o640, 65_534, ours) == [f"chgrp {ours} {file}; chmod 640 {file}"]
+    assert cures(0o600, 65_534, ours) == [f"chown 0 {file}; chmod 600 {file}"]
 
 
 def test_a_backup_that_is_old_or_missing_is_told(server: LiveServer, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from functools import cache, partial
 from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
-from keyosk import __version__, app
+from keyosk import __version__, app, diagnosis
+from keyosk.checks import OK
 from keyosk.cli import failures, global_options, listeners, logs, machine, welcome
 from keyosk.config import Config
 from keyosk.config.addresses import Address
@@ -50,6 +51,7 @@ def serve() -> None:
         address = opened.address(is_tls=certificate is not None)
         prepared = _prepare_or_wait(configuration, address, OutageLog(outages))
         bind = opened.detach()
+    _warn_about_files(configuration)
     starting = Starting()
     counts = SharedCounts(configuration.workers) if opened.has_metrics else None
     page = MetricsPage(Metrics(counts, claim=False), starting)
@@ -77,6 +79,16 @@ def serve() -> None:
             on_leaving=starting.leave,
         ),
     )
+
+
+def _warn_about_files(configuration: Config) -> None:
+    """Log which private files others can read.
+
+    It is no reason not to start: containers mount secrets that everyone inside can read.
+    """
+    for check in diagnosis.of_files(configuration):
+        if check.status != OK:
+            _log.warning("%s: %s", check.found, check.cure)
 
 
 def _options(
