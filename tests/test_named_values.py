@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from live import Client, unique
 from people import done, make_account, make_service, problem
 
 pytestmark = [pytest.mark.every_database, pytest.mark.in_process]
@@ -113,10 +113,3 @@ def test_an_audience_that_another_service_has_is_named(admin: Client) -> None:
     response = admin.post("/services", json={"name": unique("new"), "audiences": ["free", taken]})
     detail = problem(response, 409, "audiences")["detail"]
     assert detail == f"Another service already has the name or audience {taken}, or a similar one."
-
-
-def test_an_audience_of_several_that_does_not_exist_is_named(server: LiveServer) -> None:
-    known = server.client("admin", ADMIN_PASSWORD)
-    response = known.post("/auth/token", data={"audience": ["keyosk", "nothing"]})
-    assert response.status_code == 400
-    assert response.json()["error_description"].startswith("The audience nothing does not exist ")

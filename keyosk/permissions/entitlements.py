@@ -401,9 +401,8 @@ def _target(
             return entitlement.service
     policy = find_policy(target)
     if policy is None or not policy.enabled or principal.credential not in policy.accepts:
-        raise InvalidTarget(
-            f"The audience {target} does not exist or does not accept tokens for this login."
-        )
+        # SECURITY: it names nothing that was sent, which may be a password in the wrong field.
+        raise InvalidTarget("The audience does not exist or does not accept tokens for this login.")
     return policy
 
 
