@@ -1,7 +1,6 @@
 """The program around an installation: its first start, its database, its web application."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from keyosk.keys import hsm, secret_key
 from keyosk.storage import schema
 from keyosk.storage.database import Database
 from keyosk.storage.outage import OutageLog
+from keyosk.storage.shared_clock import SharedClock
 from keyosk.storage.transfer import copy_rows, refuse_used
 from keyosk.web import application
 from keyosk.web.access_log import LineWriter
@@ -32,13 +32,13 @@ _log = logging.getLogger(__name__)
 
 
 def prepare(
-    config: Config, *, clock: Clock = time.time, outage_log: OutageLog | None = None
+    config: Config, *, clock: Clock | None = None, outage_log: OutageLog | None = None
 ) -> FirstAdmin | None:
     """Upgrade the database and create what is missing in it, in one process at a time.
 
     Returns the first admin if this call created it. Raises ``ConfigurationError``,
-    ``DatabaseTooNew``, ``WrongSecretKey``, ``Unavailable``. ``outage_log``: as for
-    ``Installation``.
+    ``DatabaseTooNew``, ``WrongSecretKey``, ``Unavailable``. ``clock``: as for ``Installation``, by
+    default the database's clock where this machine's differs. ``outage_log``: as there.
     """
     database = open_database(config, outage_log=outage_log)
     try:
@@ -53,7 +53,9 @@ def prepare(
             if applied and not is_new:
                 _log.info("the database was upgraded to %s", applied[-1])
             secret_key.ensure_file(config.secret_key, database.path)
-            installation = Installation(config, clock=clock, outage_log=outage_log)
+            shared_clock = SharedClock()
+            shared_clock.start(database)
+            installation = Installation(config, clock=clock or shared_clock, outage_log=outage_log)
             try:
                 return bootstrap.prepare(
                     installation,

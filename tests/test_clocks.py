@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from installed import Clock, delays_noted, installed, rows_of, with_todo
+from installed import Clock, delays_noted, installed, rows_of, settings, with_todo
 from keyosk import app
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials, BadToken, InvalidGrant, Throttled
 from keyosk.installation import Installation
 from keyosk.model import KEYOSK, OPERATOR, Grant, KeyState
+from keyosk.storage.shared_clock import SharedClock
 from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD
 from people import PASSWORD, claims_of
+from waiting import until
 
 pytestmark = pytest.mark.every_database
 
@@ -511,3 +513,22 @@ def test_checkpoints_go_on_after_one_of_a_clock_ahead(
     (newest,) = rows_of(keyosk, "SELECT time FROM checkpoint ORDER BY sequence DESC LIMIT 1")
     assert newest == (int(clock.now),)
     assert keyosk.audit.verify().fault is None
+
+
+def test_a_node_with_a_wrong_clock_sets_up_and_rotates_by_postgresqls(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old key stays until the last token that it signed has expired, by the right clock."""
+    right = time.time()
+    monkeypatch.setattr(time, "time", lambda: right - 3_600)
+    app.prepare(settings(postgresql_url))
+    clock = SharedClock()
+    with installed(postgresql_url, clock=clock) as keyosk:
+        clock.start(keyosk.database)
+        (first,) = keyosk.rotation.all()
+        assert right - 1 <= first.published_at < right + 600
+        keyosk.rotation.rotate(OPERATOR, now=True)
+        until(lambda: keyosk.rotation.get(first.kid).state is KeyState.RETIRED)
+        gone_at = keyosk.rotation.get(first.kid).gone_at
+        assert gone_at is not None
+        assert gone_at > right + keyosk.revocations.longest_lifetime()
