@@ -40,8 +40,8 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
-    "Strict-Transport-Security": "max-age=31536000",
 }
+HSTS = {"Strict-Transport-Security": "max-age=31536000"}  # of the application, not of the server
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: Words of Python, of a library, of a database or of a page.
 INTERNAL = re.compile(
@@ -345,6 +345,7 @@ def test_every_answer_has_an_id_and_the_security_headers(server: LiveServer, adm
     ]  # fmt: skip
     for response in responses:
         assert_headers(response)
+        assert HSTS.items() <= response.headers.items()
     assert len({response.headers["X-Request-Id"] for response in responses}) == len(responses)
 
 

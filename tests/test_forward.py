@@ -68,6 +68,22 @@ def test_a_login_becomes_a_short_token_for_this_service(setting: Setting) -> Non
     assert unquote(response.headers["X-Keyosk-Account"]) == setting.username
 
 
+def test_no_response_says_anything_of_the_host_in_whose_name_a_proxy_sends_it(
+    setting: Setting,
+) -> None:
+    nobody, path = setting.server.client(), setting.path()
+    responses = [
+        setting.basic().get(path),
+        nobody.get(path),
+        nobody.get(f"/auth/forward/{setting.service}/some/page"),
+        setting.basic().get("/auth/forward?typo=1"),
+    ]
+    assert [response.status_code for response in responses] == [200, 401, 401, 403]
+    for response in responses:
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert "Strict-Transport-Security" not in response.headers
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"])
 def test_every_method_is_asked_for_a_login(method: str, setting: Setting) -> None:
     for path in (setting.path(), f"/auth/forward/{setting.service}/some/page"):

@@ -27,7 +27,6 @@ SLOWEST = 5  # seconds
 SECURITY = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "strict-transport-security": "max-age=31536000",
 }
 OAUTH = {route.path for route in ROUTES if route.oauth}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

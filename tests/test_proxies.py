@@ -326,6 +326,8 @@ def test_curl_is_asked_for_a_login(scene: Scene) -> None:
     response = scene.get()
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"].startswith("Basic ")
+    # The host is the service's.
+    assert "Strict-Transport-Security" not in response.headers
     result = execute(
         ["curl", "-sS", "--anyauth", "-u", f"{scene.alice.username}:{scene.key}", scene.url]
     )

@@ -29,6 +29,7 @@ from keyosk.web import (
     browsers,
     documentation,
     errors,
+    forward,
     metadata,
     metrics,
     middleware,
@@ -311,7 +312,10 @@ def _add_sharing(app: Flask, origins: Collection[str], public: Collection[str]) 
 
     @app.after_request
     def shared(response: Response) -> Response:
-        browsers.share(response, origins, is_public=current_request().endpoint in public)
+        # A proxy may send it on in the name of another service, which scripts may not read.
+        current = current_request()
+        if not forward.is_asked(current.path):
+            browsers.share(response, origins, is_public=current.endpoint in public)
         return response
 
 

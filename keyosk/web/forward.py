@@ -29,15 +29,20 @@ _PREFLIGHTS: Final = (("OPTIONS",), ("OPTIONS", "OPTIONS"))
 _FORWARDED_PREFLIGHTS: Final = (("GET", "OPTIONS"), ("OPTIONS", "OPTIONS"))
 
 
-def prepare(environ: dict[str, Any]) -> None:
+def is_asked(path: str) -> bool:
+    """Return whether a path is of this endpoint."""
+    return path == PATH or path.startswith(f"{PATH}/")
+
+
+def prepare(environ: dict[str, Any]) -> bool:
     """Normalise a request of a proxy to this endpoint, so that a route matches it.
 
     Proxies copy the method of the request that they ask about, and Envoy adds its path and query.
-    ``environ``: that of WSGI (PEP 3333).
+    ``environ``: that of WSGI (PEP 3333). Returns whether it is such a request.
     """
     path: str = environ["PATH_INFO"]
-    if path != PATH and not path.startswith(f"{PATH}/"):
-        return
+    if not is_asked(path):
+        return False
     if environ["REQUEST_METHOD"] != "HEAD":
         # SECURITY: elsewhere OPTIONS succeeds without a login, which a proxy would take for a yes.
         environ["REQUEST_METHOD"] = "GET"
@@ -49,6 +54,7 @@ def prepare(environ: dict[str, Any]) -> None:
     if path != PATH:
         # SECURITY: here the query is the client's, and must not choose the service or the scopes.
         environ["QUERY_STRING"] = ""
+    return True
 
 
 class ForwardResource(Endpoint):

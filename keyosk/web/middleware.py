@@ -14,13 +14,15 @@ from keyosk.metrics import Metrics
 from keyosk.web import access, access_log, documentation, forward
 from keyosk.web.client_address import Source
 
-#: The headers of every response, including those of the server itself.
+#: The headers of every response, including those of the server itself. They are about the response.
 SECURITY_HEADERS: Final = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
     ("Referrer-Policy", "no-referrer"),
-    ("Strict-Transport-Security", "max-age=31536000"),
 )
+#: About a host, so it is not for what a proxy may send on in the name of another service. The
+#: server's own responses lack it, because they may be to a proxy.
+_HSTS: Final = ("Strict-Transport-Security", "max-age=31536000")
 _CACHING: Final = "Cache-Control"
 _NO_STORE: Final = (_CACHING, "no-store")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -69,7 +71,7 @@ class Envelope:
         request_id = environ[access_log.REQUEST_ID] = new_id()
         environ[access_log.ADDRESS] = self._source.of(environ)
         environ[access_log.METHOD] = environ["REQUEST_METHOD"]
-        forward.prepare(environ)
+        headers_of_host = () if forward.prepare(environ) else (_HSTS,)
         self._metrics.request_began()
         has_begun = False
 
@@ -86,6 +88,7 @@ class Envelope:
             if not is_public or _CACHING not in [name for name, _ in headers]:
                 all_headers.append(_NO_STORE)
             all_headers += SECURITY_HEADERS
+            all_headers += headers_of_host
             all_headers.append(("X-Request-Id", request_id))
             if documentation.OWN_HEADERS in environ:
                 own = environ[documentation.OWN_HEADERS]
