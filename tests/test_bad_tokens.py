@@ -349,6 +349,28 @@ def test_the_kit_takes_the_place_of_a_keyosk_that_is_stopped(
     assert (elsewhere.returncode, "--jwks-bind is required" in elsewhere.stderr) == (2, True)
 
 
+def test_the_kit_is_found_where_libraries_look_for_keyosk(
+    server: LiveServer, todo: str, careless: Callable[[Check], str]
+) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+    seen: dict[str, Any] = {}
+
+    def check(_: str, __: str) -> bool:
+        for path in ("/auth/jwks", f"/services/{todo}/jwks", "/.well-known/openid-configuration"):
+            seen[path] = done(Client(f"http://{bind}").get(path))
+        return True
+
+    verify(server, careless(check), todo, bind)
+    keys, own_keys, metadata = seen.values()
+    assert own_keys == keys
+    published = done(server.client().get("/.well-known/openid-configuration"))
+    known = {name: published[name] for name in metadata}
+    assert metadata == json.loads(json.dumps(known).replace(server.url, f"http://{bind}"))
+    # OpenID Connect Discovery 1.0, section 3.
+    required = {"authorization_endpoint", "subject_types_supported", "response_types_supported"}
+    assert metadata.keys() > required
+
+
 def test_a_service_that_fetches_keys_at_its_start_may_start_later(
     server: LiveServer, todo: str, careless: Callable[..., str]
 ) -> None:

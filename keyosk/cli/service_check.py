@@ -1,6 +1,7 @@
 """The work of ``keyosk verify-service``: serves a kit's key set and judges the responses."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -20,12 +21,15 @@ import click
 
 from keyosk.cli.client import Client
 from keyosk.cli.refusals import Refused
+from keyosk.keys.material import ALGORITHMS
 from keyosk.model import SIGNING_ALGORITHMS, CredentialKind, Scope, Service, TokenPolicy
 from keyosk.tokens import conformance_kit
 from keyosk.tokens.conformance_kit import Kit, Sample
 
 _TIMEOUT = 10  # seconds
 _PAUSE = 0.2  # seconds between two attempts to reach the service
+#: The path of a service's own key set. The kit has one set, for whatever name the verifier uses.
+_SERVICE_KEYS = re.compile(r"/services/[^/]+/jwks")
 
 
 def make_kit(
@@ -268,8 +272,16 @@ def junit(report: Report, url: str) -> str:
 @contextmanager
 def served(kit: Kit, host: str, port: int, *, jku: str) -> Iterator[None]:
     """Serve the kit's documents at the paths where Keyosk has its own."""
-    keys = f"{kit.issuer}/.well-known/jwks.json"
-    metadata = {"issuer": kit.issuer, "jwks_uri": keys, "response_types_supported": []}
+    # What OpenID Connect Discovery requires, section 3: some libraries read no less.
+    metadata = {
+        "issuer": kit.issuer,
+        "authorization_endpoint": f"{kit.issuer}/auth/authorize",
+        "token_endpoint": f"{kit.issuer}/auth/token",
+        "jwks_uri": f"{kit.issuer}/.well-known/jwks.json",
+        "response_types_supported": ["none"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": sorted(ALGORITHMS),
+    }
     documents = {
         "/auth/jwks": kit.key_set,
         "/.well-known/jwks.json": kit.key_set,
@@ -297,7 +309,8 @@ def served(kit: Kit, host: str, port: int, *, jku: str) -> Iterator[None]:
 def _handler(documents: Mapping[str, Any]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            document = documents.get(self.path.partition("?")[0])
+            path = self.path.partition("?")[0]
+            document = documents.get("/auth/jwks" if _SERVICE_KEYS.fullmatch(path) else path)
             body = b"" if document is None else json.dumps(document).encode()
             self.send_response(404 if document is None else 200)
             self.send_header("Content-Type", "application/json")
