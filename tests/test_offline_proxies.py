@@ -1,8 +1,9 @@
-"""Real Apache and Envoy verify tokens offline, configured as their page says."""
+"""Real nginx, Apache and Envoy verify tokens offline, configured as their page says."""
 
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import ADMIN_PASSWORD, Client, LiveServer, free_port, unique, wait_for
 from people import Person, done, make_person
-from test_proxies import Echo, missing, program, run_envoy
+from test_bad_tokens import verify
+from test_proxies import Echo, missing, program, run_envoy, run_nginx
 from test_tls import Secured
 from waiting import until_it_listens
 
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/services/proxies.md"
 _MODULES = Path("/usr/lib/apache2/modules")
+_NJS = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 
 
 class Trusted(Secured):
@@ -41,8 +44,9 @@ class Trusted(Secured):
 class Scene:
     """A Keyosk with two services, a proxy before one of them, and alice who may use both."""
 
-    def __init__(self, keyosk: LiveServer, admin: Client) -> None:
+    def __init__(self, keyosk: LiveServer, admin: Client, issuer: str = "") -> None:
         self.keyosk = keyosk
+        self.issuer = issuer or keyosk.url
         self.admin = admin
         self.name = unique("todo")
         self.other = f"{self.name}-2"
@@ -51,20 +55,23 @@ class Scene:
             done(admin.post("/services", json=body), 201)
         scopes = f"{self.name}:read", f"{self.name}:write", f"{self.other}:read"
         self.alice: Person = make_person(admin, *scopes)
-        self.echo = Echo(keyosk.url, self.name)
+        self.echo = Echo(self.issuer, self.name)
         self.port = free_port()
 
     def configured(self, proxy: str) -> str:
         """The configuration of the docs, with this scene's addresses and service."""
         (text,) = re.findall(
-            rf"^```\w+\n(# offline: {proxy}\n.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE
+            rf"^```\w+\n((?:#|//) offline: {proxy}\n.*?)^```$",
+            PAGE.read_text(),
+            re.DOTALL | re.MULTILINE,
         )
         configuration: str = text
         for written, used in (
-            ("https://login.example.org", self.keyosk.url),
+            ("https://login.example.org", self.issuer),
             ("/services/todo/", f"/services/{self.name}/"),
             ("aud:todo", f"aud:{self.name}"),
             ("audiences: [todo]", f"audiences: [{self.name}]"),
+            ('audience = "todo"', f'audience = "{self.name}"'),
             ("todo:read", f"{self.name}:read"),
             ("127.0.0.1:9000", f"127.0.0.1:{self.echo.server.server_port}"),
         ):
@@ -83,6 +90,21 @@ class Scene:
         response = requests.get(f"http://127.0.0.1:{self.port}/todos", headers=headers, timeout=60)
         assert self.echo.requests - before == (response.status_code == 200)
         return response.status_code
+
+
+def nginx(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
+    if not _NJS.exists():
+        missing("njs")
+    # Tokens of the tests expire within seconds.
+    script = scene.configured("keyosk.js").replace("leeway = 10", "leeway = 1")
+    (folder / "keyosk.js").write_text(script)
+    lines = (
+        scene.configured("nginx")
+        .replace("/etc/nginx/keyosk.js", str(folder / "keyosk.js"))
+        .replace("/var/cache/nginx/keyosk", str(folder / "cache"))
+        .replace("listen 80;", f"listen 127.0.0.1:{scene.port};")
+    )
+    return run_nginx(folder, lines, f"load_module {_NJS};")
 
 
 def apache(scene: Scene, folder: Path, certificate: Path) -> "subprocess.Popen[bytes]":
@@ -125,6 +147,14 @@ def behind_apache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         environment.setenv("SSL_CERT_FILE", str(certificate))  # for PyJWT
         scene = Scene(keyosk, keyosk.admin())
         yield from running(scene, apache(scene, folder, certificate))
+
+
+@pytest.fixture(scope="module")
+def behind_nginx(
+    server: LiveServer, admin: Client, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
+    scene = Scene(server, admin)
+    yield from running(scene, nginx(scene, tmp_path_factory.mktemp("nginx")))
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +205,27 @@ def assert_good_tokens_pass(scene: Scene) -> None:
     assert scene.status(scene.token(audience=scene.name)) == 200
     assert scene.status(scene.token(scope=f"{scene.name}:read")) == 200
     assert scene.status(scene.token()) == 200  # of two audiences and three scopes
+
+
+@pytest.mark.attack
+def test_nginx_takes_good_tokens_and_no_others(behind_nginx: Scene) -> None:
+    assert_good_tokens_pass(behind_nginx)
+    refused = bad_tokens(behind_nginx)
+    found = {name: behind_nginx.status(text) for name, text in refused.items()}
+    assert found == {name: 403 if name == "without the scope" else 401 for name in refused}
+
+
+@pytest.mark.attack
+def test_nginx_refuses_every_bad_token_but_the_revoked_one(
+    server: LiveServer, admin: Client, tmp_path: Path
+) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+    scene = Scene(server, admin, f"http://{bind}")
+    with contextmanager(running)(scene, nginx(scene, tmp_path)):
+        url = f"http://127.0.0.1:{scene.port}/todos"
+        _, verdicts = verify(server, url, scene.name, bind, "--scope", f"{scene.name}:read")
+    wrong = {name: verdict for name, verdict in verdicts.items() if verdict != "right"}
+    assert (len(verdicts) >= 30, wrong) == (True, {"revoked": "not polled"})
 
 
 @pytest.mark.attack

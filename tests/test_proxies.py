@@ -138,14 +138,15 @@ def nginx(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
     return run_nginx(folder, f"server {{\nlisten 127.0.0.1:{scene.port};\n{location}\n}}")
 
 
-def run_nginx(folder: Path, http: str) -> "subprocess.Popen[bytes]":
-    """nginx with this in its block ``http``."""
+def run_nginx(folder: Path, http: str, first: str = "") -> "subprocess.Popen[bytes]":
+    """nginx with this in its block ``http``, and before all blocks."""
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(
-        f"""daemon off;
+        f"""{first}
+daemon off;
 master_process off;
 pid {folder}/nginx.pid;
 error_log stderr;
