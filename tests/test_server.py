@@ -68,6 +68,10 @@ class Afterwards(list):
         time.sleep(1)
         say("closed")
 
+class TooLate(list):
+    def close(self):
+        self.leave()
+
 def application(environ, start):
     path, _, number = environ["PATH_INFO"].partition("=")
     if path == "/health":
@@ -111,6 +115,10 @@ def application(environ, start):
             body = environ["wsgi.input"].read()
             environ.get("server.leave_loop", lambda: None)()
             return respond(start, threading.current_thread().name.encode() + b" " + body)
+        if number == "late":
+            parts = TooLate(respond(start, b"once"))
+            parts.leave = environ.get("server.leave_loop") or environ.get("server.hand_over")
+            return parts
         if number:
             raise RuntimeError("a secret of the application")
         return respond(start, path[1:].encode())
@@ -528,6 +536,18 @@ def test_a_request_that_leaves_the_event_loop_begins_anew_in_a_thread(
             "request-",
             b" body",
         )
+
+
+@pytest.mark.attack
+@table("path", ["/memory=late", "/instant=late"])
+def test_a_request_that_leaves_after_its_response_has_no_second_one(
+    start: Callable[..., Server], path: str
+) -> None:
+    server = start(workers=1).start()
+    with server.connect() as client:
+        for asked, expected in ((path, b"once"), ("/health", b"ok"), ("/health", b"ok")):
+            client.send(request("GET", asked))
+            assert client.read_response().body == expected
 
 
 def test_a_request_goes_to_the_thread_that_became_idle_last(start: Callable[..., Server]) -> None:

@@ -193,11 +193,17 @@ class Call:
             body if self.upload is None else io.BufferedReader(self.upload, PIECE)
         )
         if not may_take_long:
-            environ[HAND_OVER] = _hand_over
+            environ[HAND_OVER] = self._hand_over
         if not self._may_wait:
-            environ[LEAVE_LOOP] = _hand_over
+            environ[LEAVE_LOOP] = self._hand_over
         parts: Iterable[bytes] = application(environ, self._start_response)
         return parts
+
+    def _hand_over(self) -> NoReturn:
+        # SECURITY: two responses to one request would be taken for those of two.
+        if self._on_wire or self._is_finished:
+            raise RuntimeError("too late to begin anew: its response is on its way")
+        raise TakesLong
 
     def _settle(self, failure: BaseException | None) -> None:
         """Say what went wrong, if something did.
@@ -305,10 +311,6 @@ class Call:
             self.client.finish, data, keep=self._keep and whole, hold=self._hold
         )
         self._post(finish)
-
-
-def _hand_over() -> NoReturn:
-    raise TakesLong
 
 
 @functools.lru_cache(maxsize=2)
