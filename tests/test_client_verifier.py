@@ -223,7 +223,7 @@ def test_a_token_of_an_unknown_key_is_not_bad_without_keyosk(keyosk: Issuer, clo
     reader = Reader(clock)
     assert reader.knows(KID)
     keyosk.away = {"jwks.json"}
-    with pytest.raises(KeysUnavailable):
+    with pytest.raises(KeysUnavailable, match=r"cannot be fetched: ConnectError: away\.$"):
         reader.knows(OTHER)
     assert reader.knows(KID)
     asked = keyosk.key_fetches
@@ -231,6 +231,17 @@ def test_a_token_of_an_unknown_key_is_not_bad_without_keyosk(keyosk: Issuer, clo
         reader.knows(OTHER)
     assert refused.value.retry_after > 0
     assert keyosk.key_fetches == asked
+
+
+def test_a_slash_at_the_end_is_told_by_the_issuers_own_name(
+    keyosk: Issuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    http.transports[f"{ISSUER}/"] = httpx.MockTransport(keyosk.respond)
+    try:
+        with pytest.raises(KeysUnavailable, match=f"it calls itself '{ISSUER}'; the issuer must"):
+            Verifier(f"{ISSUER}/", AUDIENCE).verify(keyosk.token())
+    finally:
+        del http.transports[f"{ISSUER}/"]
 
 
 def test_an_outage_is_logged_when_it_begins_and_when_it_ends(

@@ -173,3 +173,13 @@ async def _sent_async(client: httpx.AsyncClient, step: Send) -> httpx.Response:
         return await asyncio.wait_for(whole(), DEADLINE)
     except asyncio.TimeoutError:
         raise httpx.ReadTimeout(_LATE) from None
+
+
+def reason(error: Exception) -> str:
+    """Return what a log may have: our own words, or the kind of a transport's error."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"{error.response.url!s:.200} returned status {error.response.status_code}"
+    if isinstance(error, httpx.ConnectError):
+        # Words of the system and of OpenSSL, not of the other side: refused, unknown, untrusted.
+        return f"ConnectError: {error!s:.200}"
+    return str(error) if type(error) is ValueError else type(error).__name__

@@ -62,6 +62,8 @@ class KnownIssuer:
         if revocations not in ("required", "best-effort", "off"):
             raise ValueError("revocations must be required, best-effort or off")
         self.issuer = issuer
+        # OpenID Connect Discovery section 4: without a slash at its end.
+        self._base = issuer.removesuffix("/")
         self._service = service
         self._mode = revocations
         self._poll_interval = poll_interval
@@ -83,7 +85,7 @@ class KnownIssuer:
         self._revoked_tag: str | None = None
         self._revoked_at: float | None = None
         self._revoked_due = now
-        self._out: set[str] = set()  # what could not be fetched last time
+        self._out: dict[str, str] = {}  # what could not be fetched last time, and why
 
     # ---- Reading ---------------------------------------------------------------------------------
 
@@ -98,7 +100,7 @@ class KnownIssuer:
             return key
         # It may be a new key: without an answer from Keyosk nobody can tell.
         if self._failed_at is not None or self._are_stale():
-            raise KeysUnavailable(f"The public keys of {self.issuer} cannot be fetched.")
+            raise KeysUnavailable(self._why_not("keys"))
         raise InvalidToken("The token names an unknown key.")
 
     def check_revoked(self, kid: str, token: Token) -> None:
@@ -108,7 +110,7 @@ class KnownIssuer:
         if self._mode == "required":
             longest = self._poll_interval * _MISSED
             if self._revoked_at is None or self._clock() - self._revoked_at > longest:
-                raise RevocationsUnavailable(f"The revocations of {self.issuer} cannot be fetched.")
+                raise RevocationsUnavailable(self._why_not("revocations"))
         if self._revoked.revokes(kid, token.claims):
             raise InvalidToken("The token is revoked.")
 
@@ -193,23 +195,29 @@ class KnownIssuer:
 
     def _note_outage(self, what: str, error: Exception) -> None:
         """Log the beginning of an outage, not each attempt."""
+        reason = flows.reason(error)
         if what not in self._out:
-            _log.warning("the %s of %s were not fetched: %s", what, self.issuer, _reason(error))
-        self._out.add(what)
+            _log.warning("the %s of %s were not fetched: %s", what, self.issuer, reason)
+        self._out[what] = reason
 
     def _note_end(self, what: str) -> None:
         if what in self._out:
             _log.warning("the %s of %s are fetched again", what, self.issuer)
-        self._out.discard(what)
+        self._out.pop(what, None)
+
+    def _why_not(self, what: str) -> str:
+        reason = self._out.get(what)
+        said = f"The {what} of {self.issuer} cannot be fetched"
+        return f"{said}: {reason}." if reason else f"{said}."
 
     def _endpoint(self, name: str) -> Flow[str]:
         """Return a URL of the issuer's metadata (RFC 8414, OpenID Connect Discovery section 4)."""
         if not self._endpoints:
-            response = yield from self._get(f"{self.issuer}/.well-known/openid-configuration", None)
+            response = yield from self._get(f"{self._base}/.well-known/openid-configuration", None)
             self._endpoints = self._read_metadata(response.raise_for_status().json())
         # Other issuers have no revocations.
         if name not in self._endpoints and name == "revocations_endpoint":
-            return f"{self.issuer}/auth/revocations"
+            return f"{self._base}/auth/revocations"
         return self._endpoints[name]
 
     def _read_metadata(self, document: Any) -> dict[str, str]:
@@ -269,13 +277,3 @@ def _earliest_now(response: httpx.Response) -> float:
 
 def _jitter() -> float:
     return random.uniform(0.9, 1.1)  # noqa: S311 - to spread load
-
-
-def _reason(error: Exception) -> str:
-    """Return what a log may have: our own words, or the kind of a transport's error."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"status {error.response.status_code}"
-    if isinstance(error, httpx.ConnectError):
-        # Words of the system and of OpenSSL, not of the other side: refused, unknown, untrusted.
-        return f"ConnectError: {error!s:.200}"
-    return str(error) if type(error) is ValueError else type(error).__name__

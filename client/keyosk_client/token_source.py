@@ -182,11 +182,13 @@ class _Login:
         while True:
             wait, fault = backoff, f"{self.issuer} issues no token now: "
             try:
-                request = yield from self.proof.request(f"{self.issuer}/auth/token", form)
+                request = yield from self.proof.request(
+                    f"{self.issuer.removesuffix('/')}/auth/token", form
+                )
                 asked_at = time.monotonic()
                 response = yield from flows.send(request)
             except TRANSPORT_ERRORS as error:
-                fault += f"{type(error).__name__}."
+                fault += f"{flows.reason(error)}."
             except TokenUnavailable as error:  # of the platform
                 fault = str(error)
             else:
@@ -454,7 +456,10 @@ def _issued(response: httpx.Response, asked_at: float) -> _Issued:
             return _Issued(text, asked_at + lasts - early, asked_at + lasts)
         error, description = str(body["error"]), str(body.get("error_description", ""))
     except (ValueError, TypeError, LookupError, AttributeError):
-        error, description = "invalid_response", f"status {response.status_code}"
+        error = "invalid_response"
+        description = (
+            f"{response.url!s:.200} did not answer as Keyosk (status {response.status_code})."
+        )
     raise LoginRefused(error, description)
 
 
