@@ -102,7 +102,7 @@ def test_a_backup_made_under_load_can_be_restored(tmp_path: Path) -> None:
         assert {path.name for path in tmp_path.iterdir()} == {"first", "backup.db"}
         again = server.run("database", "backup", str(copy))
         assert again.returncode == 1
-        assert again.stderr == "keyosk: file: exists already; give another name\n"
+        assert again.stderr == f"keyosk: {copy}: exists already; give another name\n"
     second = tmp_path / "second"
     second.mkdir(mode=0o700)
     shutil.copy(copy, second / "keyosk.db")

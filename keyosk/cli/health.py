@@ -22,7 +22,11 @@ def check(*, ready: bool) -> None:
         connection.request("GET", "/health/ready" if ready else "/health/live")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        raise Refused(f"Keyosk does not respond at {configuration.bind}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise Refused(
+            f"Keyosk does not respond at {configuration.bind}: {reason}. Is it running, and are "
+            "these its settings (keyosk config check)?"
+        ) from error
     finally:
         connection.close()
     if status != http.client.OK:

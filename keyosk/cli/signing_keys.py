@@ -73,18 +73,17 @@ def rotate(
         shape = client.post("signing-keys/rotate", body=body).body
     begins = shared.printable(str(shape.get("active_from")))
     names = [str(name) for name in shape.get("not_seen_by", ())]
-    unseen = shared.printable(", ".join(names)) or "no known service"
+    unseen = f" Not fetched yet by: {shared.printable(', '.join(names))}." if names else ""
     if not now:
         click.echo(
-            f"It signs from {begins} on. Not seen by: {unseen}. With --now it would "
-            "sign in 2 seconds: these, and verifiers that do not say who they are, would refuse "
-            "new tokens until they fetch the key set again.",
+            f"It signs from {begins} on.{unseen} With --now it would sign in 2 seconds, and "
+            "verifiers would refuse new tokens until they fetch the key set again.",
             err=True,
         )
     else:
         click.echo(
             "Verifiers that keep the key set refuse new tokens until they fetch it again, "
-            f"within five minutes if they respect its max-age. Not seen by: {unseen}.",
+            f"within five minutes if they respect its max-age.{unseen}",
             err=True,
         )
     shared.show_object(shape, as_json=as_json)

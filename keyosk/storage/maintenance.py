@@ -23,7 +23,7 @@ def backup(database: Database, target: Path) -> None:
         # SECURITY: created here, because SQLite uses the umask; an existing file is never replaced.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        raise Invalid.field("file", "exists already; give another name") from None
+        raise Invalid.field(str(target), "exists already; give another name") from None
     except OSError as error:
         raise Invalid.field("file", f"{target} cannot be made: {error.strerror}") from error
     try:
