@@ -81,6 +81,14 @@ class Stale(KeyoskError):
 
     code = "stale"
 
+    @classmethod
+    def version(cls, noun: str) -> "Stale":
+        """Return the error for a change of another version than the object has."""
+        return cls(
+            f"The {noun} has another version than the precondition names. Read it again, and send "
+            "its ETag, with the quotation marks."
+        )
+
 
 class Forbidden(KeyoskError):
     """The caller is not allowed to do this."""

@@ -144,5 +144,5 @@ def check_version(current: Object, wanted: Versions | None) -> Object:
     For changes that turn out to change nothing; for all others the database decides.
     """
     if wanted is not None and not wanted.admit(current.version):
-        raise Stale("It has changed since it was read.")
+        raise Stale.version("object")
     return current

@@ -113,10 +113,45 @@ def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str)
 
     assert_problem(response, 405, "method_not_allowed")
     assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
+    assert response.json()["detail"].endswith("; it supports GET, HEAD, OPTIONS, POST.")
     assert_headers(response)
 
 
 # --- Bodies ---------------------------------------------------------------------------------------
+
+
+@table(
+    ("path", "body", "fault"),
+    [
+        (
+            "/accounts",
+            {"displayName": ""},
+            "displayName: Unknown field; did you mean display_name?",
+        ),
+        ("/accounts", {"colour": ""}, "colour: Unknown field"),
+        (
+            "/accounts",
+            {"grants": {"scope": []}},
+            "grants.scope: Unknown field; did you mean scopes?",
+        ),
+        ("/accounts", {"grants": []}, "grants: must be an object"),
+        ("/accounts", [], "body: must be an object"),
+        (
+            "/services",
+            {"scopes": [{"title": ""}, {"names": ""}]},
+            "scopes.1.names: Unknown field; did",
+        ),
+    ],
+)
+def test_a_fault_of_a_body_says_what_may_be_meant(
+    admin: Client, path: str, body: Any, fault: str
+) -> None:
+    assert fault in admin.post(path, json=body).json()["detail"]
+
+
+def test_fields_are_suggested_for_a_few_only(admin: Client) -> None:
+    body = {f"display_name{number}": "" for number in range(2_000)}
+    assert admin.post("/accounts", json=body).json()["detail"].count("did you mean") == 3
 
 
 def test_a_body_above_64_kib_is_refused_by_its_length(server: LiveServer, admin: Client) -> None:

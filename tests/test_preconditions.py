@@ -224,7 +224,9 @@ def test_a_list_of_entity_tags_lets_a_change_pass_if_one_is_that_of_the_object(k
 
 def test_what_names_no_version_that_the_object_has_changes_nothing(kind: Kind) -> None:
     for value in OTHERS:
-        refused(kind.change(If_Match=kind.with_its_tag(value)), "PUT")
+        response = kind.change(If_Match=kind.with_its_tag(value))
+        refused(response, "PUT")
+        assert "send its ETag, with the quotation marks" in response.text
     assert kind.admin.get(kind.path).headers["ETag"] == kind.tag
 
 

@@ -32,7 +32,7 @@ def change(
     version = query.model.version
     rows = database.returned(_at(query, wanted, noun=noun).returning(version))
     if not rows:
-        raise _stale(noun)
+        raise Stale.version(noun)
     number: int = rows[0]["version"]
     return number
 
@@ -42,21 +42,17 @@ def remove(
 ) -> None:
     """Run the deletion of one object, as ``change`` does. Raises ``Stale``."""
     if not database.write(_at(query, wanted, noun=noun)):
-        raise _stale(noun)
+        raise Stale.version(noun)
 
 
 def _at(query: Any, wanted: Versions | None, *, noun: str) -> Any:
     if wanted is None:
         return query
     if wanted.any_of is not None and not wanted.any_of:
-        raise _stale(noun)  # no version matches, so no query is needed
+        raise Stale.version(noun)  # no version matches, so no query is needed
     column = query.model.version
     if wanted.any_of is not None:
         query = query.where(column.in_(sorted(wanted.any_of)))
     if wanted.none_of:
         query = query.where(column.not_in(sorted(wanted.none_of)))
     return query
-
-
-def _stale(noun: str) -> Stale:
-    return Stale(f"The {noun} has changed since it was read.")

@@ -11,7 +11,12 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Response, g
-from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    HTTPException,
+    InternalServerError,
+    MethodNotAllowed,
+    RequestEntityTooLarge,
+)
 
 from keyosk import errors, masking
 from keyosk.web import authorization
@@ -90,6 +95,8 @@ def response_to(error: Exception) -> Response:
         code = _CODES.get(status, status.name.lower())
         is_described = isinstance(error, MalformedBody | CodedBody | WrongMediaType)
         detail = error.description if is_described else None
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            detail = f"{_NO_METHOD}; it supports {', '.join(sorted(error.valid_methods))}."
         detail = detail or SENTENCES.get(code, status.description)
         response = _render(status, code, detail, faults=[], error=error)
         for name, value in error.get_headers():
@@ -110,11 +117,12 @@ def response_to(error: Exception) -> Response:
 _CODES: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large"}
 #: The characters of a description (RFC 6749 section 5.2, RFC 6750 section 3).
 _NOT_IN_DESCRIPTIONS: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
+_NO_METHOD: Final = "This endpoint does not support this method"
 #: The sentences for failures without a ``KeyoskError``, by code.
 SENTENCES: Final[Mapping[str, str]] = {
     "bad_request": "The request is malformed.",
     "not_found": "This path does not exist. None ends in a slash; /openapi.json lists them all.",
-    "method_not_allowed": "This endpoint does not support this method; see the Allow header.",
+    "method_not_allowed": f"{_NO_METHOD}; see the Allow header.",
     "body_too_large": "The body is larger than this endpoint accepts.",
     "request_line_too_long": "The URL is longer than allowed.",
     "unsupported_media_type": "The body must be JSON (Content-Type: application/json).",

@@ -6,10 +6,11 @@ metadata of fields are its descriptions. ``allow_none`` and ``validate`` describ
 too, although responses are not validated.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, get_args
 
-from marshmallow import EXCLUDE, RAISE, Schema, fields, pre_load, validate
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, pre_load, validate
 
 from keyosk.model import AuditAction, CredentialKind, Grant, Kind
 from keyosk.web.fields import Flag, Object, Text, Time, Whole, described, rfc3339
@@ -36,6 +37,12 @@ EFFECTIVE_AT: Final = described(
     "issued before it, even if the service never polls revocations."
 )
 
+#: What marshmallow says of a value that is no object, and of an unknown field.
+_NO_OBJECT: Final = "Invalid input type."
+_UNKNOWN: Final = "Unknown field."
+_MOST_SUGGESTED: Final = 3
+_LONGEST_NAME: Final = 40
+
 #: Present only in the response to a change that removed rights (``endpoint``).
 EFFECTIVE = frozenset({"effective_at_latest"})
 
@@ -49,11 +56,30 @@ class StrictSchema(Schema):
     class Meta:
         unknown = RAISE
 
+    def handle_error(self, error: ValidationError, *_: Any, many: bool, **__: Any) -> None:
+        """Say what may be meant, in place of marshmallow's words."""
+        names = [field.data_key or name for name, field in self.load_fields.items()]
+        found = error.messages
+        for messages in found.values() if many and isinstance(found, dict) else (found,):
+            if isinstance(messages, dict):
+                _explain(messages, names)
+
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
         """Return the value of a field, without trying an object as a dictionary first."""
         if "." in attr or isinstance(obj, dict):
             return super().get_attribute(obj, attr, default)
         return getattr(obj, attr, default)
+
+
+def _explain(messages: dict[Any, Any], names: Sequence[str]) -> None:
+    if messages.get("_schema") == [_NO_OBJECT]:
+        messages["_schema"] = ["must be an object"]
+    unknown = [name for name, found in messages.items() if found == [_UNKNOWN]]
+    # SECURITY: of a few only, because a body has room for thousands.
+    for name in unknown[:_MOST_SUGGESTED]:
+        near = difflib.get_close_matches(str(name)[:_LONGEST_NAME].lower(), names, n=1, cutoff=0.7)
+        if near:
+            messages[name] = [f"Unknown field; did you mean {near[0]}?"]
 
 
 class ResponseSchema(StrictSchema):
