@@ -192,6 +192,19 @@ def test_a_new_certificate_is_shown_without_a_lost_connection(tmp_path: Path) ->
         server.wait_until_shown(server.first[0])
 
 
+@pytest.mark.slow
+def test_a_worker_that_begins_anew_shows_no_certificate_from_the_start(tmp_path: Path) -> None:
+    second = certificates.write(tmp_path, "second")
+    with Secured(tmp_path, workers="1") as server:
+        server.put(second)
+        server.wait_until_shown(second[0])
+        assert server.process is not None
+        [worker] = psutil.Process(server.process.pid).children()
+        worker.kill()
+        psutil.wait_procs([worker], 60)
+        assert server.shown().strip() == second[0].read_text().strip()
+
+
 @table(
     ("which", "setting", "said"),
     [

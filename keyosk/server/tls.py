@@ -45,13 +45,22 @@ class Certificate:
     def watch(self, log: Any) -> None:
         """Look after the files in a thread of its own, for as long as the process lives.
 
-        Not in the event loop: a disk that hangs would stop it.
+        Not in the event loop: a disk that hangs would stop it. The first look is waited for, as
+        the master may have read the files months ago, and the certificate may have expired since.
         """
-        threading.Thread(target=self._watch, args=(log,), name="certificate", daemon=True).start()
+        looked = threading.Event()
+        threading.Thread(
+            target=self._watch, args=(log, looked), name="certificate", daemon=True
+        ).start()
+        looked.wait(_CHECK)
 
-    def _watch(self, log: Any) -> None:
+    def _watch(self, log: Any, looked: threading.Event) -> None:
         pause = threading.Event()
-        before = self._read
+        before = self._signature()
+        if before != self._read:
+            self._read = before
+            self._load(log)
+        looked.set()
         while not pause.wait(_CHECK):
             now = self._signature()
             # Two files are never replaced at once: look when they have rested.
