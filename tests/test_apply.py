@@ -742,8 +742,12 @@ def test_a_document_that_cannot_be_meant_is_refused(text: str | bytes, fault: st
         ("a.json", '{"a": 1, "a": 2}'),
         ("a.json", "{"),
         ("a.json", "[" * 100_000),
+        ("a.json", f'{{"a": {"9" * 5_000}}}'),
+        ("a.json", '{"a": NaN}'),
         ("a.toml", "a = 1\na = 2\n"),
         ("a.toml", "a"),
+        ("a.toml", "a = " + "[" * 100_000),
+        ("a.toml", f"a = {'9' * 5_000}"),
     ],
 )
 def test_so_it_is_in_json_and_toml(name: str, text: str) -> None:

@@ -670,6 +670,8 @@ def test_the_named_file_must_exist() -> None:
         (b"bind = 1\nbind = 2", r"keyosk\.toml is not TOML \(at .+\)"),
         (b"bind =", r"keyosk\.toml is not TOML.*"),
         (b"bind = '\xff'", r"keyosk\.toml is not UTF-8"),
+        (b"bind = " + b"[" * 100_000, r"keyosk\.toml is nested too deeply, or .+"),
+        (b"workers = " + b"9" * 5_000, r"keyosk\.toml is .+, or has a number with too many digits"),
     ],
 )
 def test_a_file_that_nobody_understands_is_refused(content: bytes, said: str, folder: Path) -> None:

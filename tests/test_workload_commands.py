@@ -85,8 +85,9 @@ def test_keys_from_a_file(server: LiveServer, ci: Platform) -> None:
     changes = ("--audience", "other", "--disabled", "--reset", "description")
     run(server, "issuer", "set", name, *changes)
     assert show_json(server, "issuer", "show", name)["enabled"] is False
-    path.write_text("{")
-    assert "not a JWK set" in run(server, "issuer", "set", name, "--keys", str(path), code=1)
+    for wrong in ("{", "[" * 100_000, '{"keys": [], "keys": []}'):
+        path.write_text(wrong)
+        assert "not a JWK set" in run(server, "issuer", "set", name, "--keys", str(path), code=1)
 
 
 def test_a_text_that_is_no_token(server: LiveServer) -> None:

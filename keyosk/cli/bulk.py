@@ -1,6 +1,5 @@
 """keyosk account import and export, as JSON Lines."""
 
-import json
 import os
 import sys
 from collections import Counter
@@ -11,10 +10,12 @@ from typing import IO, Any, Final
 
 import click
 
+from keyosk import strict_json
 from keyosk.cli import outputs, shared
 from keyosk.cli.refusals import Refused
 from keyosk.errors import counted
 from keyosk.model import Kind
+from keyosk.strict_json import BadJson
 
 #: The values of the API (``bulk.records``): the statuses of a line, and the options for existing
 #: accounts.
@@ -171,8 +172,8 @@ def _pieces(file: IO[bytes], on_piece: Callable[[int], Any] | None) -> Iterator[
 
 def _result(line: str) -> dict[str, Any]:
     try:
-        result = json.loads(line)
-    except ValueError:
+        result = strict_json.parse(line)
+    except BadJson:
         result = None
     if not isinstance(result, dict):
         raise Refused("The server's response is not that of an import.")

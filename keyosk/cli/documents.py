@@ -4,7 +4,6 @@ Only data are read: no tags, anchors or duplicate keys. Scalars are those of YAM
 ``on`` are text. Times are text, too; the schemas parse them.
 """
 
-import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,7 +13,9 @@ from typing import Any, Final
 
 import yaml
 
+from keyosk import strict_json
 from keyosk.errors import Fault, Invalid
+from keyosk.strict_json import BadJson
 
 _TAG: Final = "tag:yaml.org,2002:"
 _STRING: Final = f"{_TAG}str"
@@ -72,16 +73,18 @@ def parse(text: bytes, *, name: str) -> Document:
         raise Invalid.field(name, "must be UTF-8") from None
     try:
         if name.endswith(".json"):
-            return Document(json.loads(content, object_pairs_hook=_unique))
+            return Document(strict_json.parse(content))
         if name.endswith(".toml"):
             return Document(_without_times(tomllib.loads(content)))
         return _yaml(content, name)
-    except json.JSONDecodeError as error:
-        raise Invalid.field(f"{name}:{error.lineno}", error.msg) from None
+    except BadJson as error:
+        place = name if error.line is None else f"{name}:{error.line}"
+        raise Invalid.field(place, str(error)) from None
     except tomllib.TOMLDecodeError as error:
         raise Invalid.field(name, str(error)) from None
-    except RecursionError:
-        raise Invalid.field(name, "is nested too deeply") from None
+    except (ValueError, RecursionError):  # of YAML and TOML that are valid
+        message = "is nested too deeply, or has a number with too many digits"
+        raise Invalid.field(name, message) from None
 
 
 def _yaml(content: str, name: str) -> Document:
@@ -152,13 +155,6 @@ class _Reading:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise json.JSONDecodeError("A name is given twice in an object", "", 0)
-    return members
 
 
 def _without_times(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keyosk import strict_json
 from keyosk.cli import shared
 from keyosk.cli.groups import Group
 from keyosk.cli.refusals import Refused
@@ -323,7 +324,7 @@ def _read_keys(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        return json.loads(path.read_bytes())
+        return strict_json.parse(path.read_text("utf-8-sig"))
     except ValueError:
         raise Refused(f"{path} is not a JWK set (JSON).") from None
 
@@ -346,7 +347,7 @@ def _unverified(token: str) -> Mapping[str, Any]:
     """Return what a token says, without a look at its signature."""
     part = token.partition(".")[2].partition(".")[0]
     try:
-        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        claims = strict_json.parse(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)).decode())
     except ValueError:
         claims = None
     if not isinstance(claims, dict):

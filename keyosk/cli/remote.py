@@ -2,7 +2,6 @@
 
 import base64
 import ipaddress
-import json
 import re
 import signal
 import socket
@@ -15,6 +14,7 @@ from typing import Final
 
 import httpx2
 
+from keyosk import strict_json
 from keyosk.cli import logins
 from keyosk.cli.client import Client, Reply
 from keyosk.cli.logins import Changes, Login
@@ -255,7 +255,7 @@ def _username_of(token: str) -> str:
     """Return the username in a token, unverified, for people only."""
     try:
         part = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        claims = strict_json.parse(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)).decode())
         return str(claims["preferred_username"])
     except (LookupError, ValueError, TypeError):
         return "unknown"

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from keyosk import strict_json
 from keyosk.cli import global_options
 from keyosk.cli.refusals import Refused
 from keyosk.errors import Invalid
+from keyosk.strict_json import BadJson
 from keyosk.whitespace import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
@@ -85,9 +87,9 @@ def parse_object(_: click.Context, __: click.Parameter, text: str | None) -> Any
     if text is None:
         return None
     try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
+        value = strict_json.parse(text)
+    except BadJson as error:
+        raise click.BadParameter(f"{error}.") from None
     if not isinstance(value, dict):
         raise click.BadParameter('must be a JSON object such as {"team": "blue"}.')
     return value

@@ -53,6 +53,8 @@ def read(path: Path, *, named_by: str) -> Mapping[str, object] | None:
         message = f"{path} is not UTF-8"
     except _BadLineError as error:
         message = f"{path}: {error}"
+    except (ValueError, RecursionError):  # TOML that is valid, but Python cannot hold it
+        message = f"{path} is nested too deeply, or has a number with too many digits"
     # SECURITY: outside the handler, because the exception holds the text.
     raise ConfigurationError([Fault(named_by, message)])
 

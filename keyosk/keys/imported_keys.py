@@ -6,7 +6,6 @@ together.
 """
 
 import base64
-import json
 import math
 import re
 import secrets
@@ -17,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from keyosk import whitespace
+from keyosk import strict_json, whitespace
 from keyosk.errors import Invalid
 from keyosk.keys.material import PrivateKey
 from keyosk.keys.roca import is_from_faulty_chip
@@ -52,7 +51,7 @@ def read(text: str, algorithm: str | None) -> tuple[PrivateKey, str]:
     try:
         if len(text) <= _LONGEST:
             if text.lstrip().startswith("{"):
-                jwk = json.loads(text)
+                jwk = strict_json.parse(text)
                 named = _named(jwk)
                 key = _from_jwk(jwk)
                 fits = _algorithms_of(key)

@@ -1,12 +1,13 @@
 """Request bodies: JSON that is parsed strictly and validated by a schema."""
 
-import json
 from typing import Any, Final
 
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
+from keyosk import strict_json
 from keyosk.errors import Fault, Invalid
+from keyosk.strict_json import BadJson
 from keyosk.web.current import current_request
 
 #: The media types of bodies, of merge patches (RFC 7396) and of all others.
@@ -29,10 +30,6 @@ class WrongMediaType(UnsupportedMediaType):
 
     ``UnsupportedMediaType`` itself is for endpoints that read JSON.
     """
-
-
-class _DuplicateMember(ValueError):
-    """An object in the body has the same member twice."""
 
 
 def load(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
@@ -79,32 +76,15 @@ def read(media_types: tuple[str, ...]) -> Any:
 
 
 def parse(text: bytes) -> Any:
-    """Parse a JSON text (RFC 8259) without duplicate names and without NaN or Infinity."""
+    """Parse a JSON text. Raises ``MalformedBody``."""
     try:
-        return _DECODER.decode(text.decode("utf-8"))
-    except _DuplicateMember:
-        raise MalformedBody("An object in the body has the same member twice.") from None
-    except json.JSONDecodeError as error:
-        raise MalformedBody(
-            f"The body is not JSON: {error.msg}, at character {error.pos + 1}."
-        ) from None
-    except (ValueError, RecursionError):
-        raise MalformedBody("The body is not JSON in UTF-8, or is nested too deeply.") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise _DuplicateMember
-    return members
-
-
-def _no_number(_: str) -> Any:
-    raise ValueError
-
-
-#: One instance, because creating it takes as long as reading a small body.
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
+        decoded = text.decode()
+    except UnicodeDecodeError:
+        raise MalformedBody("The body is not UTF-8.") from None
+    try:
+        return strict_json.parse(decoded)
+    except BadJson as error:
+        raise MalformedBody(f"The body {error}.") from None
 
 
 def faults_of(messages: Any, path: str = "") -> list[Fault]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import jwt
 from jwt.algorithms import get_default_algorithms
 
-from keyosk import clocks
+from keyosk import clocks, strict_json
 from keyosk.errors import InvalidGrant
 from keyosk.keys import strict_jws
 from keyosk.keys.jws import Remembered
@@ -226,20 +226,13 @@ def _public_key(jwk: str, algorithm: str) -> Any:
 
 def _object(part: bytes) -> dict[str, Any]:
     """Return a JSON object without duplicate members. Raises ``ValueError``."""
-    document = json.loads(part.decode(), object_pairs_hook=_members)
+    document = strict_json.parse(part.decode())
     if type(document) is not dict or _depth(document) > _DEEPEST:
         raise ValueError
     # SECURITY: lone surrogates, NaN and the infinities are not I-JSON (RFC 7493 section 2):
     # a database, an audit row or a log could not store them.
     json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     return document
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError  # parsers differ in which of two members they use
-    return members
 
 
 def _depth(value: Any) -> int:

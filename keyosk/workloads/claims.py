@@ -9,7 +9,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from keyosk import strict_json
 from keyosk.model import ClaimValue, WorkloadRule
+from keyosk.strict_json import BadJson
 
 _MISSING: Final = object()
 _ESCAPE: Final = (("~1", "/"), ("~0", "~"))
@@ -61,9 +63,9 @@ def parsed(texts: Iterable[str]) -> dict[str, Any]:
 
 def _json(text: str, value: str) -> Any:
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{text[:200]}: the value is not JSON.") from None
+        return strict_json.parse(value)
+    except BadJson as error:
+        raise ValueError(f"{text[:200]}: the value {error}.") from None
 
 
 def written(claims: Mapping[str, Any]) -> str:
