@@ -120,7 +120,7 @@ class Gate:
         context.key_alone = decision.key_alone
         if decision.anyone:
             return
-        caller, shown = self._caller(request)
+        caller, password_id = self._caller(request)
         access_log.note(**name_of(caller))
         itself = _names(caller, request)
         allowed = decision.any_caller or (decision.itself and itself)
@@ -138,20 +138,20 @@ class Gate:
                 "password. For an account without a password, an admin changes them."
             )
         if decision.proof:
-            proof = self._proof(caller, shown if itself else None)
+            proof = self._proof(caller, password_id if itself else None)
             context.caller = replace(caller, proof=proof)
             if itself and proof is None:
                 raise ProofRequired
 
-    def _proof(self, caller: Caller, shown: str | None) -> str | None:
+    def _proof(self, caller: Caller, password_id: str | None) -> str | None:
         """Return the id of the password that this request proves, of the account in the path.
 
-        ``shown``: the id of the password of the login. A password in the body is always verified.
-        Raises ``Forbidden`` if it is wrong, ``Invalid``, ``Throttled``.
+        ``password_id``: that of the login, if it was by password. A password in the body is always
+        verified. Raises ``Forbidden`` if it is wrong, ``Invalid``, ``Throttled``.
         """
         current = _current_password()
         if current is None:
-            return shown
+            return password_id
         installation = self._installation
         account = installation.accounts.get((current_request().view_args or {})["account"])
         try:
@@ -171,31 +171,31 @@ class Gate:
         if session is not None:
             # A cookie is not a proof: requests that need one have the password in the body.
             return _caller_of(session, now, via=VIA), None
-        shown = authorization.credentials()
-        if shown.scheme == "bearer" and shown.token is None:
+        credentials = authorization.credentials()
+        if credentials.scheme == "bearer" and credentials.token is None:
             raise BadToken(_KEY_IN_BEARER)
-        if shown.token is not None:
-            claims = installation.tokens.verify(shown.token, audience=KEYOSK)
-            proven = installation.authentication.by_token(claims, audience=KEYOSK)
-            return _caller_of(proven, now, limit=claims.scopes), proven.password_id
-        proven = login(installation)
-        return _caller_of(proven, now), proven.password_id
+        if credentials.token is not None:
+            claims = installation.tokens.verify(credentials.token, audience=KEYOSK)
+            principal = installation.authentication.by_token(claims, audience=KEYOSK)
+            return _caller_of(principal, now, limit=claims.scopes), principal.password_id
+        principal = login(installation)
+        return _caller_of(principal, now), principal.password_id
 
 
 def _caller_of(
-    proven: Principal, now: int, *, limit: frozenset[str] | None = None, via: str | None = None
+    principal: Principal, now: int, *, limit: frozenset[str] | None = None, via: str | None = None
 ) -> Caller:
     """Return the caller. ``limit``: the scopes of the token, if the login was a token."""
     context = current_g()
-    scopes = entitlements.keyosk_scopes(proven, now)
+    scopes = entitlements.keyosk_scopes(principal, now)
     return caller(
-        proven,
+        principal,
         scopes if limit is None else limit & scopes,
-        frozenset(entitlements.current(proven, now)),
+        frozenset(entitlements.current(principal, now)),
         address=context.address,
         request_id=context.request_id,
         via=via,
-        conditions=entitlements.conditions(proven, now),
+        conditions=entitlements.conditions(principal, now),
     )
 
 
@@ -209,12 +209,12 @@ def recheck(installation: Installation, caller: Caller, scope: str) -> Caller:
     if caller.is_operator:
         return caller
     now = int(installation.clock())
-    proven = installation.authentication.reload(caller)
+    principal = installation.authentication.reload(caller)
     left = replace(
         caller,
-        scopes=caller.scopes & entitlements.keyosk_scopes(proven, now),
-        held=caller.held & frozenset(entitlements.current(proven, now)),
-        conditions=entitlements.conditions(proven, now),
+        scopes=caller.scopes & entitlements.keyosk_scopes(principal, now),
+        held=caller.held & frozenset(entitlements.current(principal, now)),
+        conditions=entitlements.conditions(principal, now),
     )
     if not left.has(scope):
         raise InsufficientScope(scope)
@@ -230,27 +230,27 @@ def login(installation: Installation) -> Principal:
         BadCredentials: The request proves no login.
         Forbidden: A browser may have added the login by itself.
     """
-    shown = authorization.credentials()
-    if not shown.scheme:
+    credentials = authorization.credentials()
+    if not credentials.scheme:
         raise BadCredentials("This requires a login; the request has none.")
-    if shown.scheme != "bearer":  # a browser never adds this by itself
+    if credentials.scheme != "bearer":  # a browser never adds this by itself
         browsers.check_login()
-    if shown.scheme not in ("basic", "bearer"):
+    if credentials.scheme not in ("basic", "bearer"):
         # Usually a token or an API key without the scheme in front of it.
         raise BadCredentials(_NO_SCHEME)
-    if not shown.candidates:
+    if not credentials.candidates:
         raise BadCredentials
-    return by_secret(installation, shown.candidates)
+    return by_secret(installation, credentials.candidates)
 
 
 def by_secret(installation: Installation, candidates: Sequence[Candidate]) -> Principal:
     """Return the login that one of the candidates proves, and record its use."""
     context = current_g()
-    proven = installation.authentication.by_secret(
+    principal = installation.authentication.by_secret(
         candidates, address=context.address, key_alone=context.get("key_alone", False)
     )
-    record_use_afterwards(installation, proven)
-    return proven
+    record_use_afterwards(installation, principal)
+    return principal
 
 
 def name_of(who: Principal | Caller) -> dict[str, str]:
@@ -262,15 +262,15 @@ def name_of(who: Principal | Caller) -> dict[str, str]:
     return {**names, word: who.credential_id}
 
 
-def record_use_afterwards(installation: Installation, proven: Principal) -> None:
+def record_use_afterwards(installation: Installation, principal: Principal) -> None:
     """Record the use of a login after the response was sent, so that no request waits."""
-    if installation.authentication.is_use_recorded(proven):
+    if installation.authentication.is_use_recorded(principal):
         return
     # In the event loop, work after the response would delay other requests, too.
     delays.before_waiting()
     record = partial(
         installation.authentication.record_use,
-        proven,
+        principal,
         address=g.address,
         request_id=g.request_id,
     )

@@ -346,7 +346,7 @@ def runs_in_loop(
     because the loop would wait for a database that hangs.
     """
     path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
-    shown = environ.get("HTTP_AUTHORIZATION")
+    authorization_header = environ.get("HTTP_AUTHORIZATION")
     if path in _MEMORY:
         return method in ("GET", "HEAD")
     head, _, name = path.rpartition("/")
@@ -354,9 +354,11 @@ def runs_in_loop(
         return False
     if len(environ.get("CONTENT_LENGTH", "")) >= _SHORT_LENGTH or path in _STREAMING:
         return False
-    if shown is None or is_instant(environ):
+    if authorization_header is None or is_instant(environ):
         return reads_files and method in ("GET", "HEAD")
-    if method not in ("GET", "HEAD", "POST") or not authorization.needs_no_hash(shown):
+    if method not in ("GET", "HEAD", "POST") or not authorization.needs_no_hash(
+        authorization_header
+    ):
         return False
     return reads()
 

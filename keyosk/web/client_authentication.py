@@ -24,63 +24,63 @@ _NOT_TAKEN: Final = frozenset({"password", _ASSERTION, _ASSERTION_TYPE})
 _OF_ASSERTION: Final = frozenset({_ASSERTION, _ASSERTION_TYPE})
 
 
-def login(installation: Installation, single: Mapping[str, str]) -> Principal:
+def login(installation: Installation, params: Mapping[str, str]) -> Principal:
     """Return the login of a request with these parameters.
 
     Raises ``BadCredentials``, ``Forbidden``, ``InvalidRequest``.
     """
-    _check(single)
-    if SECRET in single:
-        pair = (single["client_id"], single[SECRET])
+    _check(params)
+    if SECRET in params:
+        pair = (params["client_id"], params[SECRET])
         return access.by_secret(installation, presented.candidates([pair]))
     principal = access.login(installation)
-    client_id = single.get("client_id")
+    client_id = params.get("client_id")
     if client_id is not None and not usernames.is_same(client_id, principal.username):
         raise InvalidRequest("The client_id is not the username of the account that logs in.")
     return principal
 
 
-def login_if_any(installation: Installation, single: Mapping[str, str]) -> Principal | None:
+def login_if_any(installation: Installation, params: Mapping[str, str]) -> Principal | None:
     """Return the login as ``login`` does, or ``None`` if the request has none."""
-    if SECRET in single or authorization.credentials().scheme is not None:
-        return login(installation, single)
-    _check(single)
+    if SECRET in params or authorization.credentials().scheme is not None:
+        return login(installation, params)
+    _check(params)
     return None
 
 
-def is_attempted(single: Mapping[str, str]) -> bool:
+def is_attempted(params: Mapping[str, str]) -> bool:
     """Return whether a request contains credentials, valid or not."""
     return (
-        bool({SECRET, _ASSERTION} & single.keys()) or authorization.credentials().scheme is not None
+        bool({SECRET, _ASSERTION} & params.keys()) or authorization.credentials().scheme is not None
     )
 
 
-def refuse_any(single: Mapping[str, str]) -> None:
+def refuse_any(params: Mapping[str, str]) -> None:
     """Raise ``InvalidRequest`` if a request that logs in by a token has other credentials."""
-    if is_attempted(single) or _NOT_TAKEN & single.keys():
+    if is_attempted(params) or _NOT_TAKEN & params.keys():
         raise InvalidRequest("The token is the login: send no other credential with it.")
 
 
-def assertion(single: Mapping[str, str]) -> str | None:
+def assertion(params: Mapping[str, str]) -> str | None:
     """Return the token that a request logs in with (RFC 7523 section 2.2); ``None`` if none.
 
     Raises ``InvalidRequest`` if the request logs in another way too.
     """
-    if _ASSERTION not in single:
+    if _ASSERTION not in params:
         return None
-    if single.get(_ASSERTION_TYPE) != _JWT_BEARER:
+    if params.get(_ASSERTION_TYPE) != _JWT_BEARER:
         raise InvalidRequest(f"The {_ASSERTION_TYPE} must be {_JWT_BEARER}.")
-    rest = {name: value for name, value in single.items() if name not in _OF_ASSERTION}
+    rest = {name: value for name, value in params.items() if name not in _OF_ASSERTION}
     refuse_any(rest)
-    return single[_ASSERTION]
+    return params[_ASSERTION]
 
 
-def _check(single: Mapping[str, str]) -> None:
-    if _NOT_TAKEN & single.keys():
+def _check(params: Mapping[str, str]) -> None:
+    if _NOT_TAKEN & params.keys():
         raise InvalidRequest(
             "Log in by HTTP Basic, or by client_id and client_secret in a form body."
         )
-    if SECRET not in single:
+    if SECRET not in params:
         return
     if authorization.credentials().scheme is not None:
         raise InvalidRequest(

@@ -18,14 +18,14 @@ _AS = (parameters.FORM, "application/json")
 class _AboutToken(Endpoint):
     def _requested(self) -> tuple[Caller, str]:
         """Return who asks, and about which token. Raises ``BadCredentials``, ``InvalidRequest``."""
-        single = parameters.singles(parameters.body())
-        login = client_authentication.login(self.installation, single)
+        params = parameters.singles(parameters.body())
+        login = client_authentication.login(self.installation, params)
         access_log.note(**access.name_of(login))
         scopes = entitlements.keyosk_scopes(login, int(self.installation.clock()))
         by = caller(login, scopes, frozenset(), address=g.address, request_id=g.request_id)
-        if "token" not in single:
+        if "token" not in params:
             raise InvalidRequest("The parameter token is missing.")
-        return by, single["token"]
+        return by, params["token"]
 
 
 class IntrospectResource(_AboutToken):

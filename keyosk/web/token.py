@@ -71,14 +71,14 @@ class TokenResource(Endpoint):
     def _for_registry(self, values: parameters.Parameters) -> IssuedToken | None:
         """Return a token for the registry that ``service`` names; ``None`` if it is no registry."""
         repeatable = (*_TARGETS, "scope")
-        single = parameters.singles(values, repeatable=repeatable)
+        params = parameters.singles(values, repeatable=repeatable)
         installation = self.installation
-        registry = installation.services.policy_for(single.get("service", ""))
+        registry = installation.services.policy_for(params.get("service", ""))
         if registry is None or registry.registry_version is None:
             return None
         # Their ``client_id`` names the program, such as "docker"; ``account`` repeats the username.
         login = access.login(installation)
-        token_request = TokenRequest(lifetime=_lifetime(single.get("lifetime")))
+        token_request = TokenRequest(lifetime=_lifetime(params.get("lifetime")))
         return installation.token_issuer.for_registry(
             login, registry, values.get("scope", ()), token_request=token_request
         )
@@ -96,13 +96,13 @@ class TokenResource(Endpoint):
         return self._response(parameters.body())
 
     def _response(self, values: parameters.Parameters) -> Response:
-        single = parameters.singles(values, repeatable=_TARGETS) if values else {}
-        form = _format(single.get("format"))
-        issued = _GRANT_TYPES.get(single.get("grant_type", _DEFAULT), _unknown)(
-            self.installation, single, _requested(single, values)
+        params = parameters.singles(values, repeatable=_TARGETS) if values else {}
+        form = _format(params.get("format"))
+        issued = _GRANT_TYPES.get(params.get("grant_type", _DEFAULT), _unknown)(
+            self.installation, params, _requested(params, values)
         )
         access_log.note(**access.name_of(issued.principal), jti=issued.token.id)
-        response = _render(issued, form, exchanged=single.get("grant_type") == _EXCHANGE)
+        response = _render(issued, form, exchanged=params.get("grant_type") == _EXCHANGE)
         response.headers["Pragma"] = "no-cache"  # RFC 6749 section 5.1
         return response
 
@@ -111,23 +111,23 @@ class TokenResource(Endpoint):
 
 
 def _by_login(
-    installation: Installation, single: Mapping[str, str], token_request: TokenRequest
+    installation: Installation, params: Mapping[str, str], token_request: TokenRequest
 ) -> IssuedToken:
-    assertion = client_authentication.assertion(single)
+    assertion = client_authentication.assertion(params)
     if assertion is not None:
-        return _by_token_of(installation, assertion, single=single, token_request=token_request)
-    login = client_authentication.login(installation, single)
+        return _by_token_of(installation, assertion, params=params, token_request=token_request)
+    login = client_authentication.login(installation, params)
     return installation.token_issuer.by_login(login, token_request, address=current_g().address)
 
 
 def _by_assertion(
-    installation: Installation, single: Mapping[str, str], token_request: TokenRequest
+    installation: Installation, params: Mapping[str, str], token_request: TokenRequest
 ) -> IssuedToken:
-    if "assertion" not in single:
+    if "assertion" not in params:
         raise InvalidRequest("The parameter assertion is missing.")
-    client_authentication.refuse_any(single)
+    client_authentication.refuse_any(params)
     return _by_token_of(
-        installation, single["assertion"], single=single, token_request=token_request
+        installation, params["assertion"], params=params, token_request=token_request
     )
 
 
@@ -135,30 +135,30 @@ def _by_token_of(
     installation: Installation,
     assertion: str,
     *,
-    single: Mapping[str, str],
+    params: Mapping[str, str],
     token_request: TokenRequest,
 ) -> IssuedToken:
     return installation.token_issuer.by_assertion(
         assertion,
         token_request,
-        client_id=single.get("client_id"),
+        client_id=params.get("client_id"),
         address=g.address,
         request_id=g.request_id,
     )
 
 
 def _by_refresh_token(
-    installation: Installation, single: Mapping[str, str], token_request: TokenRequest
+    installation: Installation, params: Mapping[str, str], token_request: TokenRequest
 ) -> IssuedToken:
     # A login is optional: the token alone proves enough, as it is used once (RFC 9700 4.14.2).
-    login = client_authentication.login_if_any(installation, single)
-    if "refresh_token" not in single:
+    login = client_authentication.login_if_any(installation, params)
+    if "refresh_token" not in params:
         raise InvalidRequest("The parameter refresh_token is missing.")
     issued = installation.token_issuer.by_refresh_token(
-        single["refresh_token"],
+        params["refresh_token"],
         token_request,
         by=login,
-        client_id=single.get("client_id"),
+        client_id=params.get("client_id"),
         address=current_g().address,
     )
     if login is None:
@@ -167,30 +167,30 @@ def _by_refresh_token(
 
 
 def _by_exchange(
-    installation: Installation, single: Mapping[str, str], token_request: TokenRequest
+    installation: Installation, params: Mapping[str, str], token_request: TokenRequest
 ) -> IssuedToken:
-    if _is_of_workload(single):
-        client_authentication.refuse_any(single)
+    if _is_of_workload(params):
+        client_authentication.refuse_any(params)
         return _by_token_of(
-            installation, single["subject_token"], single=single, token_request=token_request
+            installation, params["subject_token"], params=params, token_request=token_request
         )
-    assertion = client_authentication.assertion(single)
+    assertion = client_authentication.assertion(params)
     workload = None
     if assertion is not None:
-        workload = installation.token_issuer.workload(assertion, client_id=single.get("client_id"))
-    login = workload.principal if workload else client_authentication.login(installation, single)
+        workload = installation.token_issuer.workload(assertion, client_id=params.get("client_id"))
+    login = workload.principal if workload else client_authentication.login(installation, params)
     for name in ("subject_token", "subject_token_type"):
-        if name not in single:
+        if name not in params:
             raise InvalidRequest(f"The parameter {name} is missing.")
-    if single["subject_token_type"] not in _TOKEN_TYPES:
+    if params["subject_token_type"] not in _TOKEN_TYPES:
         raise InvalidRequest("The subject_token_type must be that of an access token.")
-    if single.get("requested_token_type", _ACCESS_TOKEN) not in _TOKEN_TYPES:
+    if params.get("requested_token_type", _ACCESS_TOKEN) not in _TOKEN_TYPES:
         raise InvalidRequest("The requested_token_type must be that of an access token.")
-    if {"actor_token", "actor_token_type"} & single.keys():
+    if {"actor_token", "actor_token_type"} & params.keys():
         raise InvalidRequest("The actor is whoever logs in here: an actor_token is not accepted.")
     return installation.token_issuer.by_exchange(
         login,
-        single["subject_token"],
+        params["subject_token"],
         token_request,
         workload=workload,
         address=g.address,
@@ -198,14 +198,14 @@ def _by_exchange(
     )
 
 
-def _is_of_workload(single: Mapping[str, str]) -> bool:
+def _is_of_workload(params: Mapping[str, str]) -> bool:
     """Return whether an exchange is the login of a workload: a foreign token without a login.
 
     With a login, the token in exchange must be one of Keyosk's.
     """
-    kind = single.get("subject_token_type")
-    alone = not client_authentication.is_attempted(single)
-    return "subject_token" in single and (kind == _ID_TOKEN or (kind == _JWT_TYPE and alone))
+    kind = params.get("subject_token_type")
+    alone = not client_authentication.is_attempted(params)
+    return "subject_token" in params and (kind == _ID_TOKEN or (kind == _JWT_TYPE and alone))
 
 
 def _unknown(*_: object) -> IssuedToken:
@@ -268,14 +268,14 @@ def _render(issued: IssuedToken, form: str, *, exchanged: bool) -> Response:
     return json_response(body)
 
 
-def _requested(single: Mapping[str, str], values: parameters.Parameters) -> TokenRequest:
+def _requested(params: Mapping[str, str], values: parameters.Parameters) -> TokenRequest:
     if not values:
         return TokenRequest()
-    scope = single.get("scope")
+    scope = params.get("scope")
     return TokenRequest(
         scopes=None if scope is None else entitlements.parse_scope(scope),
         targets=tuple(target for name in _TARGETS for target in values.get(name, ()) if target),
-        lifetime=_lifetime(single.get("lifetime")),
+        lifetime=_lifetime(params.get("lifetime")),
     )
 
 
