@@ -5,12 +5,16 @@ from typing import Any
 
 import pytest
 
+from installed import installed
+from keyosk.errors import Conflict
+from keyosk.model import OPERATOR
 from live import Client, unique
 from people import done, make_account, make_service, problem
 
 pytestmark = [pytest.mark.every_database, pytest.mark.in_process]
 
 NO_CLAIM = "~2"
+NO_ID = "01900000-0000-7000-8000-000000000000"
 PAST = "2020-01-01T00:00:00Z"
 
 #: What is sent, the field at fault, and the value that the sentence has to name.
@@ -113,3 +117,28 @@ def test_an_audience_that_another_service_has_is_named(admin: Client) -> None:
     response = admin.post("/services", json={"name": unique("new"), "audiences": ["free", taken]})
     detail = problem(response, 409, "audiences")["detail"]
     assert detail == f"Another service already has the name or audience {taken}, or a similar one."
+
+
+@pytest.mark.every_database(always=True)
+def test_what_is_deleted_while_it_is_named_is_a_conflict(
+    prepared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the write: the database alone notices."""
+    with installed(prepared_url) as keyosk:
+        keyosk.services.create(OPERATOR, name="todo")
+        keyosk.roles.create(OPERATOR, name="reader")
+        keyosk.grants.create_account(OPERATOR, [], username="todo-service")
+        stores = keyosk._stores
+        monkeypatch.setattr(stores.services, "existing_scopes", set)
+        monkeypatch.setattr(stores.services, "account_id", lambda _: NO_ID)
+        monkeypatch.setattr(keyosk._context.safeguards, "may_change", lambda *_: None)
+        writes: list[tuple[str, Callable[[], object]]] = [
+            ("scopes", lambda: keyosk.roles.create(OPERATOR, name="editor", scopes=["todo:gone"])),
+            ("scopes", lambda: keyosk.roles.change(OPERATOR, "reader", {"scopes": ["todo:gone"]})),
+            ("account", lambda: keyosk.services.create(OPERATOR, name="bill", account="gone")),
+            ("account", lambda: keyosk.services.change(OPERATOR, "todo", {"account": "gone"})),
+        ]
+        for field, write in writes:
+            with pytest.raises(Conflict, match="send the request again") as found:
+                write()
+            assert found.value.field == field

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 import peewee
 
 from keyosk.errors import BadCredentials, Conflict
 from keyosk.storage import driver_errors
+
+#: Nothing more can be said: PostgreSQL answers no question in a transaction that failed.
+GONE: Final = "Something that is named here was just changed or deleted: send the request again."
 
 
 def conflict(
@@ -15,14 +19,18 @@ def conflict(
     fields: Mapping[str, str],
     *,
     field: str | None = None,
+    reference: str | None = None,
 ) -> Conflict:
     """Return the ``Conflict`` that a violated uniqueness means; ``fields`` maps column to sentence.
 
-    ``field``: what callers call the column, where its name is another.
+    ``field``: what callers call the column, where its name is another. ``reference``: the field
+    that names other objects, which may have been deleted since they were looked up.
 
     SQLite names table and column in its message. PostgreSQL names the index, which peewee named
     after them, in a field of the error: its message may be in any language.
     """
+    if reference is not None and driver_errors.is_missing_reference(error):
+        return Conflict(reference, GONE)
     diagnosis = getattr(driver_errors.original_of(error), "diag", None)
     index = getattr(diagnosis, "constraint_name", None)
     text = str(error).partition("\n")[0]

@@ -150,6 +150,13 @@ def is_read_only(error: peewee.PeeweeException) -> bool:
     return name.startswith("SQLITE_READONLY")
 
 
+def is_missing_reference(error: peewee.IntegrityError) -> bool:
+    """Return whether a row was refused because a row that it refers to does not exist."""
+    original = original_of(error)
+    name = getattr(original, "sqlite_errorname", None)
+    return name == "SQLITE_CONSTRAINT_FOREIGNKEY" or getattr(original, "sqlstate", None) == "23503"
+
+
 def reason(error: BaseException) -> str:
     """Return the reason in the driver's own words, in one line.
 

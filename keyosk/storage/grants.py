@@ -9,6 +9,7 @@ from peewee import JOIN, fn
 from keyosk.errors import Conflict
 from keyosk.model import ADMIN, CredentialKind, Grant
 from keyosk.storage import tables
+from keyosk.storage.conflicts import GONE
 from keyosk.storage.database import Database
 
 _SCOPE: Final = fn.COALESCE(tables.Grant.scope, tables.RoleScope.scope)
@@ -100,9 +101,7 @@ class GrantStore:
         try:
             self._database.insert_columns(tables.Grant, columns)
         except peewee.IntegrityError as error:
-            raise Conflict(
-                "scopes", "A scope or role was just deleted: send the request again."
-            ) from error
+            raise Conflict("scopes", GONE) from error
 
     def scopes_of(self, account_id: str) -> frozenset[str]:
         """Return all scopes of the account's grants and roles, whatever their conditions."""

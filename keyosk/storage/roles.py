@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import peewee
 
-from keyosk.errors import NotFound
+from keyosk.errors import Conflict, NotFound
 from keyosk.model import ListQuery, Role, Versions
 from keyosk.storage import listing as lists
 from keyosk.storage import tables, versions
-from keyosk.storage.conflicts import conflict
+from keyosk.storage.conflicts import GONE, conflict
 from keyosk.storage.database import Database
 
 _TAKEN: Final = {"name": "Another role already has this name."}
@@ -110,14 +110,15 @@ class RoleStore:
         gone = sorted(had - {*role.scopes})
         if gone:
             self._database.write(bundled.delete().where(of_role & bundled.scope.in_(gone)))
-        self._database.insert(
-            bundled,
-            [
-                {"role": role.id, "scope": scope, "added_at": now}
-                for scope in role.scopes
-                if scope not in had
-            ],
-        )
+        added = [
+            {"role": role.id, "scope": scope, "added_at": now}
+            for scope in role.scopes
+            if scope not in had
+        ]
+        try:
+            self._database.insert(bundled, added)
+        except peewee.IntegrityError as error:
+            raise Conflict("scopes", GONE) from error
 
     def _roles(self, query: "peewee.ModelSelect[Any]") -> list[Role]:
         rows = self._database.rows(query)

@@ -108,7 +108,7 @@ class ServiceStore:
             try:
                 self._database.insert(tables.Service, [row])
             except peewee.IntegrityError as error:
-                raise conflict(error, tables.Service, _TAKEN) from error
+                raise conflict(error, tables.Service, _TAKEN, reference="account") from error
             service_identifiers.claim(self._database, service)
             self._add_scopes(service.id, service.scopes)
             self._add_exchanges(service)
@@ -201,7 +201,7 @@ class ServiceStore:
         try:
             number = versions.change(self._database, query, version, noun="service")
         except peewee.IntegrityError as error:
-            raise conflict(error, tables.Service, _TAKEN) from error
+            raise conflict(error, tables.Service, _TAKEN, reference="account") from error
         if readdressed:
             service_identifiers.claim(self._database, service)
         if exchanged:
