@@ -185,9 +185,10 @@ serve(
 class Server:
     """A running server; what it says on stdout and logs on stderr is gathered line by line."""
 
-    def __init__(self, folder: Path, **chosen: Any) -> None:
+    def __init__(self, folder: Path, *, before: str = "", **chosen: Any) -> None:
+        """``before``: the lines that begin its program."""
         program = folder / "program.py"
-        program.write_text(PROGRAM)
+        program.write_text(before + PROGRAM)
         options = {"bind": ["127.0.0.1:0"], "workers": 2, "threads": 2, **chosen}
         self.home = folder
         self.size = options["workers"]
@@ -1161,6 +1162,28 @@ def test_sigterm_before_a_worker_is_ready_is_not_lost(start: Callable[..., Serve
     first, second = (line.split()[1] for line in server.said if line.startswith("start"))
     assert f"exit {first}" in server.said
     assert server.ask(request("GET", "/pid")).body.decode() == second
+
+
+#: A worker gets SIGTERM at the moment at which asyncio has closed its pipe for signals.
+LATE_SIGNAL = """
+import asyncio.selector_events, os, signal
+
+loops = asyncio.selector_events.BaseSelectorEventLoop
+close = loops._close_self_pipe
+
+def close_and_terminate(loop):
+    close(loop)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+loops._close_self_pipe = close_and_terminate
+"""
+
+
+def test_a_second_sigterm_at_the_end_prints_no_traceback(start: Callable[..., Server]) -> None:
+    server = start(before=LATE_SIGNAL, workers=1).start()
+    assert server.stop() == 0
+    assert any("Worker exiting" in line for line in server.logged)
+    assert not any("Traceback" in line for line in server.logged)
 
 
 def test_a_killed_worker_is_replaced(start: Callable[..., Server]) -> None:

@@ -88,6 +88,9 @@ class Worker(GunicornWorker):
                 break
             self._tick()
             await self._pause(0.05)
+        # asyncio closes the pipe that tells it of signals before it removes their handlers: a
+        # second SIGTERM in between, as systemd sends one to each process, printed a traceback.
+        signal.set_wakeup_fd(-1)
 
     def _end(self, number: int) -> None:
         self.alive = False
