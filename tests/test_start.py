@@ -110,6 +110,24 @@ def test_a_password_that_could_not_be_printed_is_told_of(tmp_path: Path) -> None
     assert b"keyosk account password admin" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_given", [True, False], ids=["given", "made"])
+@pytest.mark.parametrize("after", [">/dev/full", ">&-"])
+def test_a_server_tells_of_a_password_that_it_could_not_print(
+    tmp_path: Path, after: str, *, is_given: bool
+) -> None:
+    server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path)
+    if not is_given:
+        del server.environment["KEYOSK_ADMIN_PASSWORD"]
+    server.program = ("bash", "-c", f'exec "$@" {after}', "bash", *command())
+    with server:
+        log = server.log.read_text()
+        told = "The password of admin was made and cannot be printed" in log
+        assert told is not is_given
+        assert ("keyosk account password admin" in log) is told
+        assert "Traceback" not in log
+
+
 # --- the secret key -------------------------------------------------------------------------------
 
 

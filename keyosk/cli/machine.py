@@ -29,6 +29,10 @@ Greeting = Callable[[FirstAdmin], None]
 _DAY: Final = 86_400
 
 
+class SecretNotPrinted(Unavailable):
+    """The password of the first admin was made, and could not be printed. The message says why."""
+
+
 def prepare(
     configuration: Config,
     *,
@@ -38,7 +42,7 @@ def prepare(
 ) -> FirstAdmin | None:
     """Set up what is missing; returns the first admin if it was created, with its secret printed.
 
-    ``greet``: prints it, in place of lines for a log.
+    ``greet``: prints it, in place of lines for a log. Raises ``SecretNotPrinted``, ``Unavailable``.
     """
     admin = app.prepare(configuration, outage_log=outage_log)
     if admin is None:
@@ -49,10 +53,12 @@ def prepare(
         else:
             greet(admin)
     except OSError as error:
-        raise Unavailable(
-            f"The password of {admin.username} was made and cannot be printed: {error.strerror}. "
-            f"Set another: keyosk account password {shlex.quote(admin.username)}."
-        ) from error
+        if admin.password is not None:  # else a setting has it, and nothing is lost
+            raise SecretNotPrinted(
+                f"The password of {admin.username} was made and cannot be printed: "
+                f"{error.strerror}. Set another: keyosk account password "
+                f"{shlex.quote(admin.username)}."
+            ) from error
     return admin
 
 

@@ -132,6 +132,8 @@ def _prepare_or_wait(configuration: Config, address: str, outage_log: OutageLog)
                 greet(None)
     except DatabaseUnusable:
         raise
+    except machine.SecretNotPrinted as error:
+        _log.error("%s", error)
     except Unavailable:  # the log says why
         return False
     return True
@@ -209,6 +211,9 @@ def _begin_late(begin: Callable[[], None], set_up: Callable[[], object] | None) 
                 set_up()
             begin()
         except Unavailable as error:
+            if isinstance(error, machine.SecretNotPrinted):
+                _log.error("%s", error)
+                continue  # all else is done
             if isinstance(error, DatabaseUnusable):
                 if set_up is not None:
                     _give_up(error)
