@@ -605,9 +605,9 @@ def test_what_one_file_made_no_other_names(installation: Installation, owner: st
         accounts=[{"username": "ALICE"}],
     )
     assert faults == {
-        "services.0": "todo was made by ops's file",
-        "roles.0": "editor was made by ops's file",
-        "accounts.0": "ALICE was made by ops's file",
+        "services.0": "todo was made by ops's file; take_over moves it to this one",
+        "roles.0": "editor was made by ops's file; take_over moves it to this one",
+        "accounts.0": "ALICE was made by ops's file; take_over moves it to this one",
     }
 
 

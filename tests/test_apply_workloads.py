@@ -200,8 +200,8 @@ def test_what_one_file_made_no_other_names(installation: Installation, owner: st
     apply(installation, **WHOLE, owner="ops")
     members = {"issuers": [ISSUER], "rules": [RULE]} | ({"owner": owner} if owner else {})
     assert refusal(installation, **members) == {
-        "issuers.0": "ci was made by ops's file",
-        "rules.0": "ci/deploy was made by ops's file",
+        "issuers.0": "ci was made by ops's file; take_over moves it to this one",
+        "rules.0": "ci/deploy was made by ops's file; take_over moves it to this one",
     }
 
 

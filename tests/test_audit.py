@@ -135,6 +135,24 @@ def test_changes_of_an_account_have_rows_with_what_differs(admin: Client) -> Non
     assert (row["before"]["username"], row["after"]) == (person.username, None)
 
 
+def test_what_was_done_to_an_account_is_found_by_its_username(
+    server: LiveServer, admin: Client
+) -> None:
+    person = make_person(admin)
+    by_id = trail(admin, target=f"account/{person.id}")
+    assert by_id[0]["action"] == "account.create"
+    for name in (person.username, person.username.upper()):
+        assert trail(admin, target=f"account/{name}") == by_id
+        first = admin.get(
+            "/audit", params={"target": f"account/{name}", "limit": 1, "total": "true"}
+        )
+        assert first.headers["X-Total-Count"] == str(len(by_id))
+    exported = admin.get("/audit/export", params={"target": f"account/{person.username}"})
+    assert [json.loads(line) for line in exported.text.splitlines()] == by_id
+    for other in ("account/nobody", "account/", "account/a b", f"role/{person.username}"):
+        assert trail(admin, target=other) == []
+
+
 def test_changes_of_keys_have_rows(admin: Client) -> None:
     person = make_person(admin)
     path = f"{person.path}/api-keys"

@@ -36,7 +36,10 @@ class Ownership:
         if owner is None or owner == self._owner:
             return None
         if not self._take_over:
-            self.faults.add(entry.path, f"{entry.name} was made by {owner}'s file")
+            self.faults.add(
+                entry.path,
+                f"{entry.name} was made by {owner}'s file; take_over moves it to this one",
+            )
             return None
         self.taken_over.append(ManifestRecord(self._owner or "", object_id))
         return owner, self._owner

@@ -20,7 +20,7 @@ def audit() -> None:
 @click.option("--action", help="Only this action, such as account.create.")
 @click.option("--actor", help="Only this account, by username or id.")
 @click.option("--credential", metavar="ID", help="Only this: an API key's id, or password.")
-@click.option("--target", help="Only what was done to this, such as account/ and an id.")
+@click.option("--target", help="Only what was done to this, such as account/alice.")
 @click.option(
     "--outcome", type=click.Choice(("done", "refused")), help="Only what was done, or refused."
 )

@@ -1,11 +1,16 @@
 """The audit log."""
 
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
 from flask import Response, request
 
-from keyosk.errors import Invalid
+from keyosk.errors import Invalid, NotFound
+from keyosk.ids import is_id
+from keyosk.installation import Installation
 from keyosk.model import AuditRow, ListQuery
 from keyosk.web import lines, paging
 from keyosk.web.endpoint import Endpoint
@@ -30,7 +35,10 @@ LISTS = paging.ListOptions(
         "credential": paging.text(
             "`password`, or the id of the API key that was used.", "password"
         ),
-        "target": paging.text("What it was done to.", f"account/{ACCOUNT_ID}"),
+        "target": paging.text(
+            "What it was done to; of an account also `account/` and its username.",
+            f"account/{ACCOUNT_ID}",
+        ),
         "outcome": paging.text("`done` or `refused`.", "done"),
         "since": paging.moment("Only rows of this time and later.", PAST),
         "until": paging.moment("Only rows before this time.", FUTURE),
@@ -81,8 +89,16 @@ class AuditResource(Endpoint):
         No index serves most pairs of filters. Where many rows pass each, a page looks at some of
         them only: it may be short or empty although ``next`` says that there is more.
         """
-        audit = self.installation.audit
-        return self.page(audit.page, _body, audit.count, horizon=audit.horizon)
+        audit, by_id = self.installation.audit, self._by_id
+        return self.page(
+            lambda query: audit.page(by_id(query)),
+            _body,
+            lambda query: audit.count(by_id(query)),
+            horizon=lambda query: audit.horizon(by_id(query)),
+        )
+
+    def _by_id(self, query: ListQuery) -> ListQuery:
+        return replace(query, filters=by_id(self.installation, query.filters))
 
 
 class AuditExportResource(Endpoint):
@@ -91,7 +107,7 @@ class AuditExportResource(Endpoint):
     @operation(query=ExportQuery, media_types={lines.TYPES[0]: _LINE}, raises=(Invalid,))
     def get(self) -> Response:
         """Export rows, oldest first, one a line (JSON Lines); the filters are those of the list."""
-        filters = paging.filters(LISTS)
+        filters = by_id(self.installation, paging.filters(LISTS))
         sort = "time" if filters.keys() & LISTS.orders.keys() else "sequence"
         if request.method == "HEAD":  # it reads nothing
             return Response(iter(()), mimetype=lines.TYPES[0])
@@ -123,6 +139,19 @@ class ChainResource(Endpoint):
                 "fault": chain.fault,
             }
         )
+
+
+def by_id(installation: Installation, filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the filters of a query with the id of an account in ``target`` for its username.
+
+    Rows have the id, which stays if the account gets another name.
+    """
+    kind, separator, reference = str(filters.get("target", "")).partition("/")
+    if kind == "account" and separator and not is_id(reference):
+        with suppress(NotFound):
+            account = installation.accounts.get(reference)
+            return {**filters, "target": f"account/{account.id}"}
+    return dict(filters)
 
 
 def _line(row: AuditRow) -> str:
