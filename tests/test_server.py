@@ -197,7 +197,8 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), "SCRIPT_NAME": "/x"},
+            # A copy with a planted fault comes first on the path (tools/faults.py).
+            env={"PYTHONPATH": str(ROOT), **os.environ, "HOME": str(folder), "SCRIPT_NAME": "/x"},
         )
         self.said: list[str] = []
         self.logged: list[str] = []
