@@ -735,6 +735,26 @@ def test_the_log_is_json_lines_that_no_input_can_forge(server: Server) -> None:
     assert "c2VjcmV0" not in "".join(server.logged)
 
 
+@pytest.mark.attack
+@table(
+    ("target", "read"),
+    [
+        (b"/health?a=http://b/c", b"/health?a=http://b/c"),
+        (b"http://a/health", b"/health"),
+        (b"HTTPS://a:443/health?b", b"/health?b"),
+        (b"http://a", b"/"),
+        # A proxy that lets only some paths through lets this one through as /.
+        (b"http://a?b=/health", b"/?b=/health"),
+        (b"http://a?/health", b"/?/health"),
+        (b"*", b"*"),
+    ],
+)
+def test_a_target_with_a_host_is_its_path_and_query(target: bytes, read: bytes) -> None:
+    parser = RequestParser(Limits())
+    assert parser.feed(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n") == b""
+    assert (parser.complete, parser.target) == (True, read)
+
+
 # Requests that must be refused
 
 MALFORMED = {
@@ -742,6 +762,9 @@ MALFORMED = {
     "fragment": b"GET /health#.png HTTP/1.1\r\nHost: a\r\n\r\n",
     "fragment behind a query": b"GET /health?a#b HTTP/1.1\r\nHost: a\r\n\r\n",
     "empty fragment": b"GET http://a/health# HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no host in the target": b"GET http:///health HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a login in the target": b"GET http://a@b/health HTTP/1.1\r\nHost: a\r\n\r\n",
+    "another scheme": b"GET ftp://a/health HTTP/1.1\r\nHost: a\r\n\r\n",
     "no version": b"GET /\r\nHost: a\r\n\r\n",
     "no request line": b"\r\n\r\n",
     "something else": b"HELO example.com\r\n",

@@ -21,6 +21,8 @@ _LONGEST_LINE: Final = 8190
 _LONGEST_CHUNK_LINE: Final = 1024
 # SECURITY: llhttp also accepts HTTP/0.9, HTTP/2.0 and RTSP, and several spaces in place of one.
 _REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?[!-~]+ [!-~]+ HTTP/1\.[01]\r\n")
+#: With a host and without a login, RFC 9110 sections 4.2.1 and 4.2.4; then the rest.
+_ABSOLUTE: Final = re.compile(rb"(?i:https?)://[^/?@]+([/?].*)?")
 _METHOD: Final = re.compile(rb"(\r\n)?([A-Z][A-Z0-9_-]{2,19})(?= )")
 _METHOD_BEGUN: Final = re.compile(rb"(?:\r|\r\n)?(?:[A-Z][A-Z0-9_-]{,19})?")
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
@@ -238,6 +240,13 @@ class RequestParser:
         # SECURITY: a proxy that lets only some paths through may take all of it for the path.
         if b"#" in self.target:
             return problems.MALFORMED  # RFC 9112, section 3.2
+        if not self.target.startswith((b"/", b"*")):
+            absolute = _ABSOLUTE.fullmatch(self.target)
+            if absolute is None:
+                return problems.MALFORMED
+            # SECURITY: a query may follow the host, and have what looks like a path.
+            rest = absolute[1] or b""
+            self.target = rest if rest.startswith(b"/") else b"/" + rest
         modern = self.version == "1.1"
         hosts = length = 0
         for name, value in self.headers:

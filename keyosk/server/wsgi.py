@@ -331,8 +331,6 @@ def _variable(name: bytes) -> str:
 def environ_of(request: RequestParser, peer: Any, server: Any, *, base: Environ) -> Environ:
     """Return the environ of a request without its body; ``base``: the same part for all."""
     target = request.target.decode("latin-1")
-    if not target.startswith(("/", "*")):  # http://host/path
-        target = "/" + target.partition("://")[2].partition("/")[2]
     path, _, query = target.partition("?")
     if "%" in path:
         # SECURITY: what is encoded is no slash between steps (RFC 3986 section 2.2), as a proxy
@@ -343,7 +341,7 @@ def environ_of(request: RequestParser, peer: Any, server: Any, *, base: Environ)
         "REQUEST_METHOD": request.method,
         "PATH_INFO": path,
         "QUERY_STRING": query,
-        "RAW_URI": request.target.decode("latin-1"),
+        "RAW_URI": target,
         "SERVER_PROTOCOL": f"HTTP/{request.version}",
         ARRIVED: time.monotonic(),
     }
