@@ -1,4 +1,4 @@
-"""Real Dovecot takes tokens with the lines of docs/how-to/static-verifiers.md, and no others."""
+"""Real Dovecot takes tokens with the lines of its pages, and no others."""
 
 import base64
 import imaplib
@@ -8,6 +8,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jwt
@@ -15,35 +16,23 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import LiveServer, free_port, unique
-from people import Person, done, make_person, token_of
+from people import Person, done, make_key, make_person, token_of
 from test_proxies import program
 from waiting import until_it_listens
 
-PAGE = Path(__file__).parent.parent / "docs/how-to/static-verifiers.md"
+HOW_TO = Path(__file__).parent.parent / "docs/how-to"
 _START = 20  # seconds
 
 pytestmark = pytest.mark.slow
 
 
 class Dovecot:
-    """Dovecot, as root, with the lines of the docs and folders of its own."""
+    """Dovecot, as root, with these lines of the docs and folders of its own."""
 
-    def __init__(self, keyosk: LiveServer, audience: str, folder: Path) -> None:
+    def __init__(self, lines: str, folder: Path) -> None:
         self.port = free_port()
         folder.chmod(0o755)  # its processes run as other users
-        exported = keyosk.run("signing-key", "export", "--pem")
-        assert exported.returncode == 0, exported.stderr
-        kid = keyosk.client().get("/auth/jwks").json()["keys"][0]["kid"]
-        keys = folder / "keys"
-        (keys / "default/ES256").mkdir(parents=True)
-        (keys / f"default/ES256/{kid}").write_text(exported.stdout)
-        block = re.compile(r"^```text\n(introspection_mode.*?)^```$", re.DOTALL | re.MULTILINE)
-        (lines,) = block.findall(PAGE.read_text())
-        (folder / "oauth2.conf").write_text(
-            lines.replace("/etc/dovecot/keyosk/", f"{keys}/")
-            .replace("https://login.example.org", keyosk.url)
-            .replace("client_id = mail", f"client_id = {audience}")
-        )
+        (folder / "oauth2.conf").write_text(lines)
         mail = folder / "mail"
         mail.mkdir()
         mail.chmod(0o777)
@@ -59,6 +48,12 @@ disable_plaintext_auth = no
 first_valid_uid = 1
 mail_location = maildir:{mail}/%u
 auth_mechanisms = oauthbearer xoauth2
+auth_failure_delay = 0
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
 passdb {{
   driver = oauth2
   mechanisms = oauthbearer xoauth2
@@ -95,6 +90,44 @@ service imap-login {{
             connection.shutdown()
 
 
+def lines_of(page: str, first: str, audience: str, keyosk: LiveServer) -> str:
+    """The lines of a page that begin so, for a service and a Keyosk."""
+    block = re.compile(rf"^```text\n({first}\n.*?)^```$", re.DOTALL | re.MULTILINE)
+    (lines,) = block.findall((HOW_TO / page).read_text())
+    return (
+        str(lines)
+        .replace("https://login.example.org", keyosk.url)
+        .replace("client_id = mail", f"client_id = {audience}")
+        .replace("mail:read", f"{audience}:read")
+    )
+
+
+def publish_key(keyosk: LiveServer, folder: Path) -> None:
+    """Put the public key where Dovecot looks for it."""
+    exported = keyosk.run("signing-key", "export", "--pem")
+    assert exported.returncode == 0, exported.stderr
+    kid = keyosk.client().get("/auth/jwks").json()["keys"][0]["kid"]
+    (folder / "default/ES256").mkdir(parents=True)
+    (folder / f"default/ES256/{kid}").write_text(exported.stdout)
+
+
+@contextmanager
+def started(lines: str, folder: Path) -> Iterator[Dovecot]:
+    running = Dovecot(lines, folder)
+    yield running
+    running.process.terminate()
+    running.process.wait(timeout=20)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    program("dovecot")
+    if os.geteuid() != 0:
+        pytest.skip("Dovecot starts as root")
+    with tempfile.TemporaryDirectory(prefix="dovecot") as name:
+        yield Path(name)
+
+
 @pytest.fixture(scope="module")
 def mail(server: LiveServer) -> str:
     """A service for Dovecot."""
@@ -113,16 +146,27 @@ def alice(server: LiveServer, mail: str) -> Person:
     return make_person(admin, f"{mail}:read", f"{other}:read")
 
 
-@pytest.fixture(scope="module")
-def dovecot(server: LiveServer, mail: str) -> Iterator[Dovecot]:
-    program("dovecot")
-    if os.geteuid() != 0:
-        pytest.skip("Dovecot starts as root")
-    with tempfile.TemporaryDirectory(prefix="dovecot") as folder:
-        running = Dovecot(server, mail, Path(folder))
+@pytest.fixture
+def dovecot(server: LiveServer, mail: str, folder: Path) -> Iterator[Dovecot]:
+    keys = folder / "keys"
+    publish_key(server, keys)
+    lines = lines_of("static-verifiers.md", "introspection_mode = local", mail, server)
+    with started(lines.replace("/etc/dovecot/keyosk/", f"{keys}/"), folder) as running:
         yield running
-        running.process.terminate()
-        running.process.wait(timeout=20)
+
+
+@pytest.fixture
+def asking_dovecot(server: LiveServer, mail: str, folder: Path) -> Iterator[Dovecot]:
+    """One that asks Keyosk, as the account that acts for its service."""
+    admin = server.admin()
+    own = make_person(admin)
+    _, secret = make_key(admin, own)
+    done(admin.patch(f"/services/{mail}", json={"account": own.username}))
+    lines = lines_of("services/proxies.md", "introspection_mode = post", mail, server)
+    address = server.url.replace("://", f"://{own.username}:{secret}@")
+    lines = lines.replace("https://dovecot:API_KEY@login.example.org", address)
+    with started(lines, folder) as running:
+        yield running
 
 
 @pytest.mark.attack
@@ -146,6 +190,29 @@ def test_dovecot_takes_a_good_token_and_no_other(
     }
     assert [name for name, text in refused.items() if dovecot.lets_in(alice.username, text)] == []
     assert not dovecot.lets_in("admin", good)
+
+
+@pytest.mark.attack
+def test_dovecot_that_asks_takes_a_good_token_until_it_is_revoked(
+    asking_dovecot: Dovecot, server: LiveServer, alice: Person, mail: str
+) -> None:
+    good = token_of(alice, audience=mail)
+    assert asking_dovecot.lets_in(alice.username, good)
+
+    head, body, _ = good.split(".")
+    (other,) = [each for each in alice_scopes(alice) if not each.startswith(mail)]
+    refused = {
+        "another audience": token_of(alice, audience=other.partition(":")[0]),
+        "unsigned": f"{head}.{body}.",
+    }
+    taken = [text for text in refused.values() if asking_dovecot.lets_in(alice.username, text)]
+    assert taken == []
+    assert not asking_dovecot.lets_in("admin", good)
+    nobody = make_person(server.admin())  # holds nothing, and gets a token without scopes
+    assert not asking_dovecot.lets_in(nobody.username, token_of(nobody, audience=mail))
+
+    done(alice.login().post("/auth/revoke", data={"token": good}))
+    assert not asking_dovecot.lets_in(alice.username, good)
 
 
 def alice_scopes(alice: Person) -> list[str]:
