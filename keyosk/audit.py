@@ -27,7 +27,7 @@ from keyosk.model import (
     LoginFailure,
     Refusal,
 )
-from keyosk.storage.audit import AlikeRows, AuditStore
+from keyosk.storage.audit import AuditStore, SimilarRows
 from keyosk.storage.database import Database
 
 _log = logging.getLogger(__name__)
@@ -384,7 +384,7 @@ class Audit:
             via=by.via,
         )
 
-    def _add_sealed(self, changes: Collection[AlikeRows]) -> None:
+    def _add_sealed(self, changes: Collection[SimilarRows]) -> None:
         self._store.lock()
         self._seal_waiting()
         self._store.add_many_sealed(changes, hashing, GENESIS)

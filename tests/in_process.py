@@ -1,6 +1,6 @@
 """A Keyosk inside the test's own process, with the interface of a running one.
 
-For tests that ask a great many addresses: no process and no socket lies between them and the
+For tests that send a great many requests: no process and no socket lies between them and the
 application. What the server does with a request has tests of its own.
 """
 
@@ -78,20 +78,20 @@ class _Application(BaseAdapter):
 
 
 def _environ(request: requests.PreparedRequest, source: str) -> dict[str, Any]:
-    address = urlsplit(str(request.url))
+    url = urlsplit(str(request.url))
     body = request.body or b""
     content = body.encode() if isinstance(body, str) else body
     assert isinstance(content, bytes)  # nothing that is walked over takes a stream
     environ: dict[str, Any] = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(address.path).decode("latin-1"),
-        "QUERY_STRING": address.query,
-        "SERVER_NAME": address.hostname,
+        "PATH_INFO": unquote_to_bytes(url.path).decode("latin-1"),
+        "QUERY_STRING": url.query,
+        "SERVER_NAME": url.hostname,
         "SERVER_PORT": "80",
         "SERVER_PROTOCOL": "HTTP/1.1",
         "REMOTE_ADDR": source,
-        "HTTP_HOST": address.netloc,
+        "HTTP_HOST": url.netloc,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
         "wsgi.input": io.BytesIO(content),

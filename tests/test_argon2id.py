@@ -112,14 +112,14 @@ def test_a_block_that_is_not_needed_is_returned_sooner(monkeypatch: pytest.Monke
     until(lambda: not argon2id._blocks._free)
     monkeypatch.setattr(argon2id, "_KEPT", 3600)  # the timer does not help
     blocks = argon2id._Blocks()
-    one, other = blocks.take(4096), blocks.take(4096)
-    blocks.give(one)
-    blocks.give(other)
+    one, other = blocks.acquire(4096), blocks.acquire(4096)
+    blocks.release(one)
+    blocks.release(other)
     assert len(blocks._free) == 2
     deadline = time.monotonic() + 20
     while len(blocks._free) > 1:
         assert time.monotonic() < deadline
-        blocks.give(blocks.take(4096))
+        blocks.release(blocks.acquire(4096))
     assert argon2id._address(blocks._free[0].pointer) == argon2id._address(other)
     assert blocks._timer is not None
     blocks._timer.cancel()

@@ -25,38 +25,38 @@ def pair(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
 
 
 def workers(server: LiveServer) -> list[psutil.Process]:
-    """Both of them: the first alone makes a server ready."""
+    """Both workers. The server is ready as soon as one of them is."""
     assert server.process is not None
     deadline = time.monotonic() + 60
     while True:
-        found: list[psutil.Process] = psutil.Process(server.process.pid).children()
-        if len(found) == 2:
-            return found
+        children: list[psutil.Process] = psutil.Process(server.process.pid).children()
+        if len(children) == 2:
+            return children
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @contextlib.contextmanager
 def connected(server: LiveServer, number: int) -> Iterator[None]:
-    """So many connections, each of which got a response."""
+    """Open this many connections, each of which got a response."""
     with contextlib.ExitStack() as stack:
         connections = [
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60))
             for _ in range(number)
         ]
-        for each in connections:
-            each.sendall(ASK)
-        for each in connections:
-            assert each.recv(4096).startswith(b"HTTP/1.1 200")
+        for connection in connections:
+            connection.sendall(ASK)
+        for connection in connections:
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
         yield
 
 
-def held(server: LiveServer) -> list[int]:
+def connections_of_workers(server: LiveServer) -> list[int]:
     """The connections of each worker."""
     return [
         sum(
-            each.status == psutil.CONN_ESTABLISHED and each.laddr.port == server.port
-            for each in worker.net_connections("tcp")
+            connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == server.port
+            for connection in worker.net_connections("tcp")
         )
         for worker in workers(server)
     ]
@@ -67,7 +67,7 @@ def test_connections_that_come_at_once_go_to_all_workers(pair: LiveServer) -> No
     fewest = 0
     for _ in range(12):
         with connected(pair, 16):
-            numbers = held(pair)
+            numbers = connections_of_workers(pair)
         assert sum(numbers) == 16
         fewest += min(numbers)
     assert fewest >= 24  # of 96; without the balance 5 to 25, as one worker mostly has all

@@ -1254,11 +1254,11 @@ _VALUES = st.one_of(
 
 @given(
     st.dictionaries(
-        st.sampled_from([*lines._PLAIN, "expires_at", "grants", "other"]), _VALUES, max_size=6
+        st.sampled_from([*lines._SIMPLE, "expires_at", "grants", "other"]), _VALUES, max_size=6
     )
 )
 def test_the_short_way_through_a_line_finds_what_the_schema_finds(document: dict[str, Any]) -> None:
-    found = lines._plain(document)
+    found = lines._parse_simple(document)
     if found is not None:
         loaded = lines._SCHEMA.load(document)
         grants = loaded.pop("grants", None)
@@ -1267,9 +1267,9 @@ def test_the_short_way_through_a_line_finds_what_the_schema_finds(document: dict
 
 def test_the_short_way_is_the_usual_one() -> None:
     usual = {"username": "u", "kind": "person", "enabled": True, "claims": {}, "password_hash": "x"}
-    assert lines._plain(usual) == (usual, None)
-    assert lines._plain({**usual, "expires_at": None, "grants": {"scopes": [], "roles": []}})
-    assert lines._plain({**usual, "grants": {"scopes": ["todo:read"]}})
+    assert lines._parse_simple(usual) == (usual, None)
+    assert lines._parse_simple({**usual, "expires_at": None, "grants": {"scopes": [], "roles": []}})
+    assert lines._parse_simple({**usual, "grants": {"scopes": ["todo:read"]}})
 
 
 def test_the_admin_password_of_these_tests_is_not_in_an_export(server: LiveServer) -> None:

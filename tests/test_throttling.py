@@ -1,7 +1,7 @@
-"""Guessing passwords: how many guesses there are, and that nobody is locked out by others'.
+"""Guessing passwords: how many guesses are possible, and that nobody locks somebody else out.
 
-Without ``Throttling.admit`` in authentication, every bound here fails; without its counting before
-the password is looked at, those of requests that come at once.
+Without ``Throttling.admit`` in authentication, every bound here fails. If it counted after the
+password was checked, the bounds for concurrent requests would fail.
 """
 
 import json
@@ -44,13 +44,13 @@ def clock() -> Clock:
 @pytest.fixture
 def timed(prepared_url: str, clock: Clock) -> Iterator[Installation]:
     """An installation whose time the test sets, with the account alice."""
-    with installed(prepared_url, clock=clock) as made:
-        made.grants.create_account(OPERATOR, [], username="alice", password=PASSWORD)
-        yield made
+    with installed(prepared_url, clock=clock) as keyosk:
+        keyosk.grants.create_account(OPERATOR, [], username="alice", password=PASSWORD)
+        yield keyosk
 
 
 def attempt(installation: Installation, name: str, secret: str, address: str) -> str:
-    """How a login ends: "in", "wrong" or "throttled"."""
+    """The outcome of a login: "in", "wrong" or "throttled"."""
     try:
         installation.authentication.by_secret(candidates([(name, secret)]), address=address)
     except BadCredentials:
@@ -74,15 +74,15 @@ def test_one_source_has_few_guesses_at_any_name(timed: Installation, name: str) 
 
 @pytest.mark.parametrize("name", ["alice", "nobody-of-this-name"])
 def test_all_sources_together_have_few_guesses_at_a_name(timed: Installation, name: str) -> None:
-    ended = Counter(
+    outcomes = Counter(
         attempt(timed, name, "not it", f"198.51.100.{number}") for number in range(1, 60)
     )
-    assert ended == {"wrong": 15, "throttled": 44}
+    assert outcomes == {"wrong": 15, "throttled": 44}
 
 
 def test_one_source_tries_few_names(timed: Installation) -> None:
-    ended = Counter(attempt(timed, f"name{number}", "not it", HERE) for number in range(60))
-    assert ended == {"wrong": 25, "throttled": 35}
+    outcomes = Counter(attempt(timed, f"name{number}", "not it", HERE) for number in range(60))
+    assert outcomes == {"wrong": 25, "throttled": 35}
 
 
 def test_many_wrong_guesses_at_few_names_are_no_new_names(timed: Installation) -> None:
@@ -102,24 +102,24 @@ def test_a_header_counts_for_every_name_that_it_can_mean(timed: Installation) ->
         "".join(f"%{ord(c):02x}" if place & 1 << i else c for i, c in enumerate("alice"))
         for place in range(1, 32)
     ]
-    ended: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     for name in escaped:
         try:
             timed.authentication.by_secret(
                 candidates([(name, "not it"), ("alice", "not it")]), address=HERE
             )
         except BadCredentials:
-            ended["wrong"] += 1
+            outcomes["wrong"] += 1
         except Throttled:
-            ended["throttled"] += 1
-    assert ended["wrong"] <= 12
+            outcomes["throttled"] += 1
+    assert outcomes["wrong"] <= 12
 
 
 def test_an_ipv6_client_has_one_count_for_all_its_addresses(timed: Installation) -> None:
-    ended = Counter(
+    outcomes = Counter(
         attempt(timed, "alice", "not it", f"2001:db8:1:2::{number:x}") for number in range(1, 40)
     )
-    assert ended["wrong"] == 12
+    assert outcomes["wrong"] == 12
     assert source_of("::ffff:192.0.2.1") == source_of("192.0.2.1")
     assert source_of("2001:db8:1:2::1") != source_of("2001:db8:1:3::1")
 
@@ -173,8 +173,8 @@ _runs = count(1)
 
 
 def test_right_guesses_do_not_count(timed: Installation) -> None:
-    ended = Counter(attempt(timed, "alice", PASSWORD, f"192.0.2.{n}") for n in range(1, 80))
-    assert ended == {"in": 79}
+    outcomes = Counter(attempt(timed, "alice", PASSWORD, f"192.0.2.{n}") for n in range(1, 80))
+    assert outcomes == {"in": 79}
 
 
 def test_whoever_was_there_before_gets_in_while_others_guess(timed: Installation) -> None:
@@ -258,17 +258,17 @@ def guess(server: LiveServer, client: Client, name: str, secret: str = "not it")
 @pytest.mark.attack
 def test_sixty_guesses_at_once_from_one_source(server: LiveServer, person: Person) -> None:
     client = server.client()
-    ended = at_once([lambda: guess(server, client, person.username)] * 60)
-    assert set(ended) == {401, 429}
-    assert ended[401] <= 15
+    outcomes = at_once([lambda: guess(server, client, person.username)] * 60)
+    assert set(outcomes) == {401, 429}
+    assert outcomes[401] <= 15
 
 
 @pytest.mark.attack
 def test_sixty_guesses_at_once_from_sixty_sources(server: LiveServer, person: Person) -> None:
     clients = [server.client() for _ in range(60)]
-    ended = at_once([partial(guess, server, client, person.username) for client in clients])
-    assert set(ended) == {401, 429}
-    assert ended[401] <= 30
+    outcomes = at_once([partial(guess, server, client, person.username) for client in clients])
+    assert set(outcomes) == {401, 429}
+    assert outcomes[401] <= 30
 
 
 def test_sixty_right_logins_at_once_are_let_in(server: LiveServer, person: Person) -> None:
@@ -315,7 +315,7 @@ def test_the_current_password_cannot_be_guessed_by_token(
     token = client.post(
         "/auth/token", auth=(person.username, PASSWORD), data={"audience": "keyosk"}
     ).json()["access_token"]
-    ended = Counter(
+    outcomes = Counter(
         client.put(
             "/accounts/me/password",
             json={"password": "another password of mine", "current_password": "not it"},
@@ -323,25 +323,25 @@ def test_the_current_password_cannot_be_guessed_by_token(
         ).status_code
         for _ in range(20)
     )
-    assert ended[429] == 8
+    assert outcomes[429] == 8
     # It is one count with that of logins.
     assert guess(server, client, person.username) == 429
 
 
 def test_escaped_names_have_no_guesses_of_their_own(server: LiveServer, person: Person) -> None:
     client = server.client()
-    ended: Counter[int] = Counter()
+    outcomes: Counter[int] = Counter()
     for place in range(len(person.username)):
         name = person.username
         escaped = f"{name[:place]}%{ord(name[place]):02x}{name[place + 1 :]}"
         assert quote(escaped, safe="%") == escaped
-        ended[guess(server, client, escaped)] += 1
-    assert ended[401] <= 12
+        outcomes[guess(server, client, escaped)] += 1
+    assert outcomes[401] <= 12
 
 
 def test_a_header_that_no_proxy_wrote_is_no_source(server: LiveServer, person: Person) -> None:
     client = server.client()
-    ended = Counter(
+    outcomes = Counter(
         client.post(
             "/auth/token",
             auth=(person.username, "not it"),
@@ -349,7 +349,7 @@ def test_a_header_that_no_proxy_wrote_is_no_source(server: LiveServer, person: P
         ).status_code
         for number in range(20)
     )
-    assert ended[401] == 12
+    assert outcomes[401] == 12
 
 
 @pytest.mark.slow

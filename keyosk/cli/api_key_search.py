@@ -35,14 +35,14 @@ def find(prefix: str | None, *, as_json: bool) -> None:
     if prefix is None and not api_key_format.looks_like(secret):
         raise Refused(f"This is not an API key: one begins with {api_key_format.PREFIX}.")
     with shared.client() as client:
-        found, more = _found(client, prefix, secret)
+        keys, has_more = _search(client, prefix, secret)
     if as_json:
-        shared.show_json({"items": found, "next": None})
+        shared.show_json({"items": keys, "next": None})
     elif shared.is_quiet():
-        shared.show_list(found, (), as_json=False, key="username")
+        shared.show_list(keys, (), as_json=False, key="username")
     else:
-        _show(found)
-    if more:
+        _show(keys)
+    if has_more:
         click.echo("keyosk: More keys begin so: give more of the secret.", err=True)
 
 
@@ -54,16 +54,16 @@ def _show(keys: list[dict[str, Any]]) -> None:
         click.echo(shared.printable(_advice(key)))
 
 
-def _found(client: "Client", prefix: str | None, secret: str) -> tuple[list[dict[str, Any]], bool]:
+def _search(client: "Client", prefix: str | None, secret: str) -> tuple[list[dict[str, Any]], bool]:
     """Return the keys, and whether there are more."""
     beginning = api_key_format.prefix(secret) if prefix is None else prefix
     body = {"prefix": beginning}
     if prefix is None:
         body["digest"] = api_key_format.digest(secret).hex()
-    reply = client.post("api-keys", "find", body=body).body
-    items = [_judged(key) for key in reply.get("items", ())]
-    if items and (prefix is not None or reply.get("matches") == "secret"):
-        return items, bool(reply.get("more"))
+    response = client.post("api-keys", "find", body=body).body
+    items = [_with_reasons(key) for key in response.get("items", ())]
+    if items and (prefix is not None or response.get("matches") == "secret"):
+        return items, bool(response.get("more"))
     if prefix is not None:
         raise Refused(f"No API key begins with {prefix}: it was deleted, or is not of here.")
     if not items:
@@ -77,8 +77,8 @@ def _found(client: "Client", prefix: str | None, secret: str) -> tuple[list[dict
     )
 
 
-def _judged(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the key, with the reasons why it does not work in words."""
+def _with_reasons(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the key, with the reasons why it does not work as text."""
     words = {
         "key_disabled": "the key is disabled",
         "key_expired": f"the key expired at {key.get('expires_at')}",

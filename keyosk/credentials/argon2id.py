@@ -1,4 +1,4 @@
-"""argon2id (RFC 9106) with its own memory, which is reused for the next hash.
+"""argon2id (RFC 9106) in memory that is kept and reused for the next hash.
 
 A hash fills 19 MiB. Fresh memory costs 4,864 page faults, which take half as long as the hash. The
 C library does keep freed memory, but it fragments it with small allocations and returns it when two
@@ -22,7 +22,7 @@ _VERSION: Final = 0x13
 _OUT_OF_MEMORY: Final = -22  # ARGON2_MEMORY_ALLOCATION_ERROR
 #: Seconds after which an unused block is returned to the system.
 _KEPT: Final = 0.25
-#: The same for the other free blocks when a hash ends: the process may need fewer now.
+#: The same when a hash ends, for the other free blocks: fewer may be needed now.
 _SPARE_KEPT: Final = 0.05
 
 
@@ -37,14 +37,15 @@ def derive(
     """
     result = ffi.new("uint8_t[]", length)
     # SECURITY: C holds no reference to these objects, so the names must stay alive.
-    given, salted = ffi.new("uint8_t[]", secret), ffi.new("uint8_t[]", salt)
+    password_buffer = ffi.new("uint8_t[]", secret)
+    salt_buffer = ffi.new("uint8_t[]", salt)
     fields = {
         "out": result,
         "outlen": length,
         "version": _VERSION,
-        "pwd": given,
+        "pwd": password_buffer,
         "pwdlen": len(secret),
-        "salt": salted,
+        "salt": salt_buffer,
         "saltlen": len(salt),
         "t_cost": passes,
         "m_cost": memory_kib,
@@ -81,7 +82,7 @@ class _Block:
 
 
 class _Blocks:
-    """The blocks of this process: those in use, by address, and those that are free."""
+    """The memory blocks of this process: those in use, by address, and the free ones."""
 
     def __init__(self) -> None:
         self._begin()
@@ -94,11 +95,11 @@ class _Blocks:
         self._free: list[_Block] = []
         self._timer: threading.Timer | None = None
 
-    def take(self, size: int) -> Any:
+    def acquire(self, size: int) -> Any:
         """Return a pointer to an unused block. Raises ``OSError``."""
         with self._lock:
             # The most recently used one, so that the others can be returned.
-            block = next((each for each in reversed(self._free) if each.size == size), None)
+            block = next((free for free in reversed(self._free) if free.size == size), None)
             if block is not None:
                 self._free.remove(block)
         if block is None:
@@ -107,13 +108,13 @@ class _Blocks:
             self._used[_address(block.pointer)] = block
         return block.pointer
 
-    def give(self, pointer: Any) -> None:
+    def release(self, pointer: Any) -> None:
         """Keep a block for the next hash. argon2 has overwritten what was in it."""
         with self._lock:
             block = self._used.pop(_address(pointer))
             block.used_at = time.monotonic()
             self._free = [*self._used_within(_SPARE_KEPT), block]
-            self._look_later()
+            self._schedule_return()
 
     def return_unused(self) -> None:
         """Return blocks to the system that were not used for a while."""
@@ -121,13 +122,13 @@ class _Blocks:
             self._timer = None
             self._free = self._used_within(_KEPT)
             if self._free:
-                self._look_later()
+                self._schedule_return()
 
     def _used_within(self, seconds: float) -> list[_Block]:
         latest = time.monotonic() - seconds
         return [block for block in self._free if block.used_at > latest]
 
-    def _look_later(self) -> None:
+    def _schedule_return(self) -> None:
         if self._timer is None:
             self._timer = threading.Timer(_KEPT, self.return_unused)
             self._timer.daemon = True
@@ -141,9 +142,9 @@ def _address(pointer: Any) -> int:
 _blocks: Final = _Blocks()
 
 
-def _take_block(memory: Any, size: int) -> int:
+def _acquire_block(memory: Any, size: int) -> int:
     try:
-        memory[0] = _blocks.take(size)
+        memory[0] = _blocks.acquire(size)
     except (OSError, MemoryError):
         memory[0] = ffi.NULL  # argon2 reports this as a lack of memory
     return 0
@@ -152,11 +153,11 @@ def _take_block(memory: Any, size: int) -> int:
 def _callbacks() -> tuple[Any, Any]:
     """Return argon2's memory callbacks; NULL (malloc) if the system forbids callbacks."""
     try:
-        take = ffi.callback("int(uint8_t **, size_t)", _take_block)
-        give = ffi.callback("void(uint8_t *, size_t)", lambda memory, _: _blocks.give(memory))
+        acquire = ffi.callback("int(uint8_t **, size_t)", _acquire_block)
+        release = ffi.callback("void(uint8_t *, size_t)", lambda memory, _: _blocks.release(memory))
     except (MemoryError, OSError, SystemError):
         return ffi.NULL, ffi.NULL
-    return take, give
+    return acquire, release
 
 
 _allocate, _free = _callbacks()

@@ -22,8 +22,8 @@ _SEALING: Final = "audit/seal"
 #: The lock for pruning.
 _PRUNING: Final = "audit/prune"
 
-#: A row, and the targets for which there is one like it, each with its state after the change.
-AlikeRows = tuple[AuditRow, Mapping[str, Mapping[str, Any]]]
+#: A row, and the targets with a similar row, each with its state after the change.
+SimilarRows = tuple[AuditRow, Mapping[str, Mapping[str, Any]]]
 
 
 class AuditStore:
@@ -75,16 +75,16 @@ class AuditStore:
         self._database.insert_all(tables.AuditRow, columns)
 
     def add_many_sealed(
-        self, changes: Collection[AlikeRows], hashing: Callable[[AuditRow], HashOf], first: str
+        self, changes: Collection[SimilarRows], hashing: Callable[[AuditRow], HashOf], first: str
     ) -> None:
         """As ``add_sealed``, for rows that differ only in their id, target and ``after``.
 
-        ``hashing``: returns the hash function for rows that are like one.
+        ``hashing``: returns the hash function for the rows that are similar to one.
         """
         sequence, previous = self._end() or (0, first)
         columns: dict[str, list[Any]] = defaultdict(list)
-        for like, targets in changes:
-            hash_of = hashing(like)
+        for template, targets in changes:
+            hash_of = hashing(template)
             differing: dict[str, list[Any]] = {
                 "sequence": [*range(sequence + 1, sequence + len(targets) + 1)],
                 "id": [new_id() for _ in targets],
@@ -96,7 +96,7 @@ class AuditStore:
                 previous = digest.hex()
                 columns["hash"].append(digest)
             sequence += len(targets)
-            shared = {name: [value] * len(targets) for name, value in _columns(like).items()}
+            shared = {name: [value] * len(targets) for name, value in _columns(template).items()}
             for name, values in (shared | differing).items():
                 columns[name] += values
         self._database.insert_columns(tables.AuditRow, columns)
@@ -209,8 +209,8 @@ class AuditStore:
         last = self.last()
         if last is not None and last.sequence is not None and last.hash is not None:
             return last.sequence, last.hash
-        kept = self.newest_checkpoint()
-        return (kept.sequence, kept.hash) if kept else None
+        checkpoint = self.newest_checkpoint()
+        return (checkpoint.sequence, checkpoint.hash) if checkpoint else None
 
 
 def _columns(row: AuditRow) -> dict[str, Any]:
@@ -243,20 +243,20 @@ def _encoded(values: Sequence[Mapping[str, Any]]) -> list[str]:
     names = sorted(values[0])
     if any(value.keys() != values[0].keys() for value in values):
         return [*map(_ENCODE, values)]
-    form, differing = [], []
+    members, differing = [], []
     for name in names:
         column = [value[name] for value in values]
         kinds = {*map(type, column)}
         texts = map(encode_basestring if kinds == {str} else _encoded_value, column)
         # Not by equality alone: True equals 1, also inside of objects.
-        is_one = kinds <= _SCALARS or not any(column)
-        if is_one and len(kinds) == 1 and column.count(column[0]) == len(column):
+        is_comparable = kinds <= _SCALARS or not any(column)
+        if is_comparable and len(kinds) == 1 and column.count(column[0]) == len(column):
             text = _escaped(next(texts))
         else:
             text = "%s"
             differing.append(texts)
-        form.append(f"{_escaped(encode_basestring(name))}:{text}")
-    template = f"{{{','.join(form)}}}"
+        members.append(f"{_escaped(encode_basestring(name))}:{text}")
+    template = f"{{{','.join(members)}}}"
     rows = zip(*differing, strict=True) if differing else [()] * len(values)
     return [template % row for row in rows]
 

@@ -42,12 +42,12 @@ from keyosk.tokens.refresh_sessions import OFFLINE, Sessions
 from keyosk.workloads.logins import WorkloadLogin, WorkloadLogins
 
 #: The most services that may have exchanged a token, one after another.
-_DEEPEST: Final = 5
+_MOST_EXCHANGES: Final = 5
 #: The lifetime in seconds of a token for a proxy: it is used at once, for one request.
-_OF_PROXY: Final = 60
+_PROXY_LIFETIME: Final = 60
 _INVALID: Final = "The token is not valid."
 #: The scopes of requests that name no scope of a service.
-_UNNAMED: Final = (None, (), (OFFLINE,))
+_NO_NAMED_SCOPES: Final = (None, (), (OFFLINE,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class TokenIssuer:
             principal,
             token_grant,
             lifetime=token_request.lifetime,
-            names_scopes=token_request.scopes not in _UNNAMED,
+            names_scopes=token_request.scopes not in _NO_NAMED_SCOPES,
         )
         if not offline:
             return IssuedToken(principal, token)
@@ -135,7 +135,7 @@ class TokenIssuer:
         address: str | None = None,
         request_id: str | None = None,
     ) -> IssuedToken:
-        """Issue a token for a workload that shows another issuer's token (RFC 7523 section 2.1).
+        """Issue a token for a workload that presents another issuer's token (RFC 7523 section 2.1).
 
         The token does not outlive that one, and there is never a refresh token. ``client_id``: the
         account, if the request names it. Raises ``InvalidGrant``, ``InvalidScope``,
@@ -152,7 +152,7 @@ class TokenIssuer:
             principal,
             token_grant,
             lifetime=token_request.lifetime,
-            names_scopes=token_request.scopes not in _UNNAMED,
+            names_scopes=token_request.scopes not in _NO_NAMED_SCOPES,
         )
         return IssuedToken(principal, token)
 
@@ -186,7 +186,7 @@ class TokenIssuer:
         access, used = registry_access.access(scopes, owned)
         token = self._tokens.issue(
             principal,
-            self._entitlement(principal, used, (registry.audience,)),
+            self._token_grant(principal, used, (registry.audience,)),
             lifetime=token_request.lifetime,
             grant_type="registry",
             names_scopes=True,
@@ -225,10 +225,10 @@ class TokenIssuer:
         workloads, it may be another issuer's token as well: its login has the scopes that its rule
         gives. Raises ``BadToken``, ``Forbidden``, ``Unavailable``.
         """
-        claims, refusal = self._verified(text)
-        principal = None if claims is None else self._login_of_one(claims, service)
+        claims, refusal = self._claims_of(text)
+        principal = None if claims is None else self._login_for_one_audience(claims, service)
         if claims is not None and principal is not None:
-            return self._by_token_of(principal, claims, service, required=required)
+            return self._for_proxy_by_claims(principal, claims, service, required=required)
         policy = self._services.policy_for(service)
         if policy is None or policy.name != service:
             raise BadToken(_INVALID)  # no token is valid for a service that does not exist
@@ -240,16 +240,16 @@ class TokenIssuer:
             raise BadToken(refusal)
         claims = self._tokens.verify(text, audience=policy.audience)
         principal = self._authentication.by_token(claims, audience=policy.audience)
-        return self._by_token_of(principal, claims, service, required=required)
+        return self._for_proxy_by_claims(principal, claims, service, required=required)
 
-    def _verified(self, text: str) -> tuple[VerifiedClaims | None, str]:
+    def _claims_of(self, text: str) -> tuple[VerifiedClaims | None, str]:
         """Return the claims of a token for any audience, or the error if it is not valid."""
         try:
             return self._tokens.verify(text, audience=None), ""
         except BadToken as error:
             return None, error.detail
 
-    def _login_of_one(self, claims: VerifiedClaims, service: str) -> Principal | None:
+    def _login_for_one_audience(self, claims: VerifiedClaims, service: str) -> Principal | None:
         """Return the login behind a token for this service alone, by one statement.
 
         ``None`` if the token is for other audiences, if its account holds no scope of the service,
@@ -265,7 +265,7 @@ class TokenIssuer:
         policy = entitlements.service_of(principal, audience)
         return None if policy is None or policy.name != service else principal
 
-    def _by_token_of(
+    def _for_proxy_by_claims(
         self,
         principal: Principal,
         claims: VerifiedClaims,
@@ -273,7 +273,7 @@ class TokenIssuer:
         *,
         required: tuple[str, ...],
     ) -> IssuedToken:
-        bounded = self._bounded(principal, claims.scopes, claims.expires_at)
+        bounded = self._narrowed(principal, claims.scopes, claims.expires_at)
         return self.for_proxy(bounded, service, required=required, actor=Actor.of(claims.actor))
 
     def _for_proxy_by_assertion(
@@ -303,7 +303,7 @@ class TokenIssuer:
         self, principal: Principal, token_grant: TokenGrant, actor: Actor | None = None
     ) -> IssuedToken:
         token = self._tokens.issue(
-            principal, token_grant, lifetime=_OF_PROXY, grant_type="forward_auth", actor=actor
+            principal, token_grant, lifetime=_PROXY_LIFETIME, grant_type="forward_auth", actor=actor
         )
         return IssuedToken(principal, token)
 
@@ -324,7 +324,7 @@ class TokenIssuer:
             token_grant,
             lifetime=token_request.lifetime,
             token_id=token_id,
-            names_scopes=token_request.scopes not in _UNNAMED,
+            names_scopes=token_request.scopes not in _NO_NAMED_SCOPES,
         )
         with self._database.transaction():
             after = {
@@ -342,7 +342,7 @@ class TokenIssuer:
 
         Raises ``InvalidScope``, ``InvalidTarget``.
         """
-        token_grant = self._entitlement(
+        token_grant = self._token_grant(
             principal, token_request.service_scopes, token_request.targets
         )
         refreshable = token_request.offline and token_grant.refresh_lifetimes
@@ -374,8 +374,8 @@ class TokenIssuer:
             raise InvalidGrant("The refresh token belongs to another account.")
         if client_id is not None and not usernames.is_same(client_id, principal.username):
             raise InvalidGrant("The refresh token belongs to another account.")
-        bounded = self._bounded(principal, session.scopes, session.expires_at)
-        token_grant = self._entitlement(
+        bounded = self._narrowed(principal, session.scopes, session.expires_at)
+        token_grant = self._token_grant(
             bounded, token_request.service_scopes, token_request.targets or session.audiences
         )
         if not set(token_grant.audiences) <= set(session.audiences):
@@ -391,7 +391,7 @@ class TokenIssuer:
                 token_grant,
                 lifetime=token_request.lifetime,
                 grant_type="refresh_token",
-                names_scopes=token_request.scopes not in _UNNAMED,
+                names_scopes=token_request.scopes not in _NO_NAMED_SCOPES,
             ),
         )
         return IssuedToken(principal, token, refresh_token)
@@ -410,8 +410,8 @@ class TokenIssuer:
 
         The new token does not outlive that token. It has no scope that the account does not hold
         now, and only scopes of that token or those that the exchange of the two services adds.
-        ``actor``: the account that acts for the service; ``shown``: what it logged in with, if
-        that is another issuer's token. Raises ``InvalidRequest``, ``InvalidTarget``,
+        ``actor``: the account that acts for the service; ``workload``: its login, if it was by
+        another issuer's token. Raises ``InvalidRequest``, ``InvalidTarget``,
         ``InvalidScope``, ``UnauthorizedClient``, ``InvalidGrant``.
         """
         claims = self._subject(subject_token)
@@ -426,12 +426,12 @@ class TokenIssuer:
             raise InvalidRequest("An exchange needs exactly one audience or resource.")
         principal = self._login_behind(claims, acting[0])
         policy = self._services.policy_for(token_request.targets[0])
-        allowed = None if policy is None else _exchange_to(acting, policy.name)
-        if policy is None or allowed is None:
+        exchange = None if policy is None else _exchange_to(acting, policy.name)
+        if policy is None or exchange is None:
             raise InvalidTarget("Tokens for this service may not be exchanged for that audience.")
-        scopes = (*claims.scopes, *allowed.scopes)
-        bounded = acted_for(self._bounded(principal, scopes, claims.expires_at), actor)
-        token_grant = self._entitlement(
+        scopes = (*claims.scopes, *exchange.scopes)
+        bounded = acted_for(self._narrowed(principal, scopes, claims.expires_at), actor)
+        token_grant = self._token_grant(
             bounded, token_request.service_scopes, token_request.targets
         )
         if set(token_grant.audiences) != {policy.audience}:
@@ -439,18 +439,19 @@ class TokenIssuer:
         if workload is not None:
             self._tokens.preview(bounded, token_grant, lifetime=token_request.lifetime)
             self._workload_logins.record(workload, address=address, request_id=request_id)
-        acts = Actor(actor.account_id, actor.username, claims.actor)
         token = self._tokens.issue(
             bounded,
             token_grant,
             lifetime=token_request.lifetime,
             grant_type="token_exchange",
-            actor=acts,
-            names_scopes=token_request.scopes not in _UNNAMED,
+            actor=Actor(actor.account_id, actor.username, claims.actor),
+            names_scopes=token_request.scopes not in _NO_NAMED_SCOPES,
         )
         return IssuedToken(actor, token)
 
-    def _bounded(self, principal: Principal, scopes: Collection[str], expires_at: int) -> Principal:
+    def _narrowed(
+        self, principal: Principal, scopes: Collection[str], expires_at: int
+    ) -> Principal:
         now = int(self._clock())
         return entitlements.narrowed(principal, scopes=scopes, expires_at=expires_at, now=now)
 
@@ -460,10 +461,10 @@ class TokenIssuer:
         except BadToken:
             # RFC 8693 section 2.2.2.
             raise InvalidRequest("The subject_token is not valid.") from None
-        depth, actor = 0, claims.actor
+        exchanges, actor = 0, claims.actor
         while actor is not None:
-            depth, actor = depth + 1, actor.get("act")
-        if depth >= _DEEPEST:
+            exchanges, actor = exchanges + 1, actor.get("act")
+        if exchanges >= _MOST_EXCHANGES:
             raise InvalidRequest("The subject_token was exchanged too many times.")
         return claims
 
@@ -474,7 +475,7 @@ class TokenIssuer:
         except BadToken:
             raise InvalidRequest("The subject_token is no longer valid.") from None
 
-    def _entitlement(
+    def _token_grant(
         self, principal: Principal, scopes: tuple[str, ...] | None, targets: Iterable[str]
     ) -> TokenGrant:
         return entitlements.token_grant(

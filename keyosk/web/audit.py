@@ -75,7 +75,7 @@ class ChainSchema(ResponseSchema):
 
 # One instance, because each new one copies all fields (150 us).
 _SHAPE: Final = AuditSchema()
-_LINE: Final = lines.written(example_of(AuditSchema))
+_LINE: Final = lines.json_line(example_of(AuditSchema))
 
 
 class AuditResource(Endpoint):
@@ -155,7 +155,7 @@ def by_id(installation: Installation, filters: Mapping[str, Any]) -> dict[str, A
 
 
 def _line(row: AuditRow) -> str:
-    return lines.written(_body(row))
+    return lines.json_line(_body(row))
 
 
 def _body(row: AuditRow) -> dict[str, Any]:

@@ -31,7 +31,7 @@ _RESULTS: Final = (
     '{"summary":{"lines":2,"created":1,"exists":0,"updated":0,"unchanged":0,"invalid":1,'
     '"refused":0,"conflict":0,"dry_run":false,"complete":true}}\n'
 )
-_ACCOUNTS: Final = lines.written(
+_ACCOUNTS: Final = lines.json_line(
     {
         **example_of(AccountSchema),
         "grants": example_of(GrantsSchema),

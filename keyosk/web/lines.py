@@ -28,8 +28,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 #: Fields that exports have and imports ignore, so that an export can be imported.
 _READ_ONLY: Final = frozenset({"id", "has_password", "last_login_at", "created_at", "updated_at"})
-#: Fields for which the schema checks only the JSON type and ``_is_text``.
-_PLAIN: Final[Mapping[str, type]] = {
+#: Fields of which the schema checks only the JSON type and ``_is_text``.
+_SIMPLE: Final[Mapping[str, type]] = {
     "username": str,
     "kind": str,
     "display_name": str,
@@ -41,8 +41,8 @@ _PLAIN: Final[Mapping[str, type]] = {
 }
 _GRANTS: Final = frozenset({"scopes", "roles"})
 _NONE: Final[list[Any]] = []
-#: Names in a list of grants that need no schema.
-_MOST_NAMES: Final = 50
+#: The most names in a list of grants that needs no schema.
+_MOST_SIMPLE_GRANTS: Final = 50
 _KINDS: Final = frozenset(kind.value for kind in Kind)
 
 
@@ -105,9 +105,10 @@ def parse(number: int, text: bytes) -> Line:
         return Line(number=number, size=size, faults=(fault,))
     for name in _READ_ONLY & document.keys():
         del document[name]
-    plain = _plain(document)
-    if plain is not None:
-        return Line(number=number, size=size, fields=plain[0], grants=plain[1])
+    simple = _parse_simple(document)
+    if simple is not None:
+        fields, simple_grants = simple
+        return Line(number=number, size=size, fields=fields, grants=simple_grants)
     try:
         loaded = _SCHEMA.load(document)
     except ValidationError as error:
@@ -135,7 +136,7 @@ def result_line(result: Result) -> str:
     for name, faults in (("errors", result.faults), ("warnings", result.warnings)):
         if faults:
             shape[name] = [{"field": fault.field, "message": fault.message} for fault in faults]
-    return written(shape)
+    return json_line(shape)
 
 
 def summary_line(tally: Tally, *, dry_run: bool, complete: bool, detail: str | None = None) -> str:
@@ -148,12 +149,12 @@ def summary_line(tally: Tally, *, dry_run: bool, complete: bool, detail: str | N
     summary |= {"dry_run": dry_run, "complete": complete}
     if tally.effective_at is not None:
         summary["effective_at_latest"] = rfc3339(tally.effective_at)
-    return written({"summary": summary} | ({} if detail is None else {"detail": detail}))
+    return json_line({"summary": summary} | ({} if detail is None else {"detail": detail}))
 
 
 def account_line(account: Account, grants: Sequence[Grant]) -> str:
     """Return an account as a line of an export: the representation of GET, with its grants."""
-    return written(
+    return json_line(
         {
             "id": account.id,
             "username": account.username,
@@ -172,7 +173,7 @@ def account_line(account: Account, grants: Sequence[Grant]) -> str:
     )
 
 
-def written(shape: Mapping[str, Any]) -> str:
+def json_line(shape: Mapping[str, Any]) -> str:
     """Return an object as one line of JSON in valid Unicode."""
     text = _ENCODE(shape) + "\n"
     return text if text.isascii() else text.encode(errors="replace").decode()
@@ -182,7 +183,7 @@ def _time(moment: int | None) -> str | None:
     return None if moment is None else rfc3339(moment)
 
 
-def _plain(
+def _parse_simple(
     document: Mapping[str, Any],
 ) -> tuple[dict[str, Any], tuple[Grant, ...] | None] | None:
     """Return the fields and grants of a simple line, without the schema; ``None`` for other lines.
@@ -193,12 +194,12 @@ def _plain(
     fields = {}
     grants = None
     for name, value in document.items():
-        kind = _PLAIN.get(name)
+        kind = _SIMPLE.get(name)
         if kind is not None:
             if type(value) is not kind or (kind is str and not _is_text(value)):
                 return None
         elif name == "grants" and type(value) is dict and value.keys() <= _GRANTS:
-            grants = _plain_grants(value.get("scopes", _NONE), value.get("roles", _NONE))
+            grants = _parse_simple_grants(value.get("scopes", _NONE), value.get("roles", _NONE))
             if grants is None:
                 return None
             continue
@@ -210,10 +211,10 @@ def _plain(
     return fields, grants
 
 
-def _plain_grants(scopes: Any, roles: Any) -> tuple[Grant, ...] | None:
+def _parse_simple_grants(scopes: Any, roles: Any) -> tuple[Grant, ...] | None:
     if type(scopes) is not list or type(roles) is not list:
         return None
-    if len(scopes) > _MOST_NAMES or len(roles) > _MOST_NAMES:
+    if len(scopes) > _MOST_SIMPLE_GRANTS or len(roles) > _MOST_SIMPLE_GRANTS:
         return None
     try:
         return _grants(tuple(scopes), tuple(roles))
@@ -244,20 +245,20 @@ def _split(
 ) -> Iterator[tuple[int, bytes | None]]:
     """Yield the lines with their numbers from 1; ``None`` for a line that is too long."""
     number = 0
-    rest = b""
-    too_long = False
+    buffer = b""
+    is_too_long = False
     while piece := source.read(_PIECE):
         on_piece(len(piece))
-        if number == 0 and not rest:
+        if number == 0 and not buffer:
             piece = piece.removeprefix(_BOM)
         first, *others = piece.split(b"\n")
-        rest += first if not too_long else b""
-        for following in others:
+        buffer += first if not is_too_long else b""
+        for next_line in others:
             number += 1
-            too_long = too_long or len(rest) > LONGEST
-            yield number, None if too_long else rest
-            rest, too_long = following, False
-        if len(rest) > LONGEST:
-            rest, too_long = b"", True
-    if rest or too_long:
-        yield number + 1, None if too_long or len(rest) > LONGEST else rest
+            is_too_long = is_too_long or len(buffer) > LONGEST
+            yield number, None if is_too_long else buffer
+            buffer, is_too_long = next_line, False
+        if len(buffer) > LONGEST:
+            buffer, is_too_long = b"", True
+    if buffer or is_too_long:
+        yield number + 1, None if is_too_long or len(buffer) > LONGEST else buffer

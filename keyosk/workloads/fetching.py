@@ -76,7 +76,7 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
         check_url(url)
     except ValueError as error:
         raise FetchFailed(f"the URL {error}") from None
-    backend = _Backend(allow_private=allow_private, ends=time.monotonic() + TIMEOUT)
+    backend = _Backend(allow_private=allow_private, deadline=time.monotonic() + TIMEOUT)
     address = urlsplit(url)
     # Without TLS there are no authorities to load, which takes longer than all else here.
     context = ssl.create_default_context() if address.scheme == "https" else None
@@ -88,11 +88,7 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
         ):
             if response.status != 200:
                 raise FetchFailed(f"the response has the status {response.status}, not 200")
-            body = bytearray()
-            for number, chunk in enumerate(response.iter_stream()):
-                body += chunk
-                if number > _MOST_PIECES:
-                    raise FetchFailed("the response has too many pieces")
+            body = _read(response)
             fresh = _freshness(response.headers)
     except httpcore2.TimeoutException:
         raise FetchFailed(f"it took longer than {TIMEOUT:.0f} seconds") from None
@@ -106,12 +102,22 @@ def fetch_json(url: str, *, allow_private: bool) -> tuple[Any, int]:
         raise FetchFailed("the response is not JSON") from None
 
 
+def _read(response: httpcore2.Response) -> bytes:
+    """Return the body of a response. ``_Stream`` limits its size and its time."""
+    body = bytearray()
+    for number, chunk in enumerate(response.iter_stream()):
+        body += chunk
+        if number > _MOST_PIECES:
+            raise FetchFailed("the response has too many pieces")
+    return bytes(body)
+
+
 class _Backend(httpcore2.NetworkBackend):
     """Connects only to allowed addresses, with one deadline for everything."""
 
-    def __init__(self, *, allow_private: bool, ends: float) -> None:
+    def __init__(self, *, allow_private: bool, deadline: float) -> None:
         self._allow_private = allow_private
-        self._ends = ends
+        self._deadline = deadline
         self._sockets = httpcore2.SyncBackend()
 
     def connect_tcp(  # noqa: PLR0917  # as httpcore2 calls it
@@ -124,7 +130,7 @@ class _Backend(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         """Resolve the name once and connect to its address; TLS still verifies the name."""
         del timeout
-        fault = httpcore2.ConnectError("the name means no address")
+        failure = httpcore2.ConnectError("the name has no address")
         for address in _resolve(host, port):
             if not _is_allowed(address, allow_private=self._allow_private):
                 raise httpcore2.ConnectError(
@@ -134,28 +140,28 @@ class _Backend(httpcore2.NetworkBackend):
                 stream = self._sockets.connect_tcp(
                     str(address),
                     port,
-                    timeout=_left(self._ends),
+                    timeout=_seconds_left(self._deadline),
                     local_address=local_address,
                     socket_options=socket_options,
                 )
             except httpcore2.ConnectError as error:
-                fault = error
+                failure = error
             else:
-                return _Stream(stream, self._ends)
-        raise fault
+                return _Stream(stream, self._deadline)
+        raise failure
 
 
 class _Stream(httpcore2.NetworkStream):
     """A connection with one deadline, regardless of how much data arrive."""
 
-    def __init__(self, stream: httpcore2.NetworkStream, ends: float) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: float) -> None:
         self._stream = stream
-        self._ends = ends
+        self._deadline = deadline
         self._read = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         del timeout
-        data = self._stream.read(max_bytes, timeout=_left(self._ends))
+        data = self._stream.read(max_bytes, timeout=_seconds_left(self._deadline))
         self._read += len(data)
         if self._read > _LARGEST:
             raise httpcore2.ReadError(f"the response has more than {_LARGEST} bytes")
@@ -163,7 +169,7 @@ class _Stream(httpcore2.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         del timeout
-        self._stream.write(buffer, timeout=_left(self._ends))
+        self._stream.write(buffer, timeout=_seconds_left(self._deadline))
 
     def close(self) -> None:
         self._stream.close()
@@ -176,19 +182,19 @@ class _Stream(httpcore2.NetworkStream):
     ) -> httpcore2.NetworkStream:
         del timeout
         stream = self._stream.start_tls(
-            ssl_context, server_hostname=server_hostname, timeout=_left(self._ends)
+            ssl_context, server_hostname=server_hostname, timeout=_seconds_left(self._deadline)
         )
-        return _Stream(stream, self._ends)
+        return _Stream(stream, self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
-def _left(ends: float) -> float:
-    left = ends - time.monotonic()
-    if left <= 0:
+def _seconds_left(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
         raise httpcore2.ReadTimeout
-    return left
+    return seconds
 
 
 def _resolve(host: str, port: int) -> list[IPv4Address | IPv6Address]:
