@@ -91,7 +91,7 @@ def test_no_service_may_have_the_audience_of_a_document(
 ) -> None:
     response = admin.post("/services", json={"name": "documents", "audience": server.url + path})
     assert response.status_code == 422
-    assert [each["field"] for each in response.json()["errors"]] == ["audience"]
+    assert [error["field"] for error in response.json()["errors"]] == ["audience"]
 
 
 # --- Checkpoints ----------------------------------------------------------------------------------
@@ -99,10 +99,10 @@ def test_no_service_may_have_the_audience_of_a_document(
 
 @pytest.fixture
 def audited(prepared_url: str) -> Iterator[Installation]:
-    with installed(prepared_url) as made:
-        made.audit.record(OPERATOR, "role.change", None)
-        made.audit.seal()
-        yield made
+    with installed(prepared_url) as keyosk:
+        keyosk.audit.record(OPERATOR, "role.change", None)
+        keyosk.audit.seal()
+        yield keyosk
 
 
 def test_a_checkpoint_is_for_the_audit_log_and_about_nobody(audited: Installation) -> None:

@@ -1,4 +1,4 @@
-"""Functions that are left in the middle of a call, and gone on with later."""
+"""Functions that are suspended in the middle of a call, and resumed later."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -15,21 +15,21 @@ NAME: ContextVar[str] = ContextVar("name", default="nobody")
 
 def test_each_goes_on_where_it_was_with_what_it_is_given_and_its_own_context() -> None:
     suspendable = Suspendable()
-    said: list[tuple[str, str, Any]] = []
+    resumed: list[tuple[str, str, Any]] = []
     waiting: dict[str, Callable[[Any], object]] = {}
 
     def act(name: str) -> None:
         NAME.set(name)
         for _ in range(2):
-            got = suspension.suspend(lambda resume: waiting.update({name: resume}))
-            said.append((name, NAME.get(), got))
+            value = suspension.suspend(lambda resume: waiting.update({name: resume}))
+            resumed.append((name, NAME.get(), value))
 
     for name in ("a", "b"):
         suspendable.run(lambda name=name: act(name))  # type: ignore[misc]
-    assert said == []
-    for name, given in (("b", 1), ("a", 2), ("a", 3), ("b", 4)):
-        waiting[name](given)
-    assert said == [("b", "b", 1), ("a", "a", 2), ("a", "a", 3), ("b", "b", 4)]
+    assert resumed == []
+    for name, value_given in (("b", 1), ("a", 2), ("a", 3), ("b", 4)):
+        waiting[name](value_given)
+    assert resumed == [("b", "b", 1), ("a", "a", 2), ("a", "a", 3), ("b", "b", 4)]
     assert NAME.get() == "nobody"
 
 
@@ -48,8 +48,8 @@ def test_a_stack_is_used_again_once_its_function_has_ended() -> None:
     resume[0](None)
     suspendable.run(wait)
     assert used[2] is used[0]
-    for each in resume[1:]:
-        each(None)
+    for resume_one in resume[1:]:
+        resume_one(None)
 
 
 def test_an_error_reaches_who_runs_or_resumes_it() -> None:

@@ -133,7 +133,7 @@ def _header(part: str) -> Header | None:
         # SECURITY: crit means "do not accept this unless you know these extensions" (RFC 7515
         # section 4.1.11), and none is known here; b64 changes what is signed (RFC 7797).
         is_plain = len(header) == len(members) and not {"crit", "b64"} & header.keys()
-        found = Header(header["kid"], header["alg"], header["typ"])
+        parsed = Header(header["kid"], header["alg"], header["typ"])
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
-    return found if is_plain and all(isinstance(each, str) for each in found) else None
+    return parsed if is_plain and all(isinstance(member, str) for member in parsed) else None

@@ -98,8 +98,8 @@ def _wrap(installation: Installation, api: WSGIApplication) -> WSGIApplication:
 
     def application(environ: dict[str, Any], start_response: StartResponse) -> Any:
         path: str = environ["PATH_INFO"]
-        is_ours = path in ("/console", "/me") or path.startswith(("/console/", "/me/"))
-        return (pages() if is_ours else api)(environ, start_response)
+        is_console = path in ("/console", "/me") or path.startswith(("/console/", "/me/"))
+        return (pages() if is_console else api)(environ, start_response)
 
     return application
 
@@ -201,7 +201,7 @@ def _add_pipeline(
         if request.endpoint in open_pages:
             return None
         # SECURITY: every other page needs a session, and every change its token.
-        response = _open(installation, api)
+        response = _open_session(installation, api)
         if response is None and g.visit.needs_factor and request.endpoint not in enrolment:
             return redirect_to(second_factors.PLACE)
         return response
@@ -215,19 +215,19 @@ def _add_pipeline(
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
-        return _failed(error)
+        return _error_response(error)
 
 
-def _open(installation: Installation, api: WSGIApplication) -> Response | None:
-    """Find the session of the request; returns a redirect to the login if there is none."""
+def _open_session(installation: Installation, api: WSGIApplication) -> Response | None:
+    """Find the session of the request. Returns a redirect to the login if there is none."""
     cookies = browser.cookies_of(request, installation.issuer)
     secret = request.cookies.get(cookies.session) if cookies else None
     if not secret:
-        return _to_login()
+        return _redirect_to_login()
     try:
         session, principal = installation.console_sessions.resume(secret)
     except BadCredentials:
-        return _to_login()
+        return _redirect_to_login()
     if request.method not in ("GET", "HEAD"):
         browser.check_token(request, browser.form_token(secret))
     access_log.note(**access.name_of(principal))
@@ -250,7 +250,7 @@ def _with_visit(view: Any, **path: str) -> Response:
     return response
 
 
-def _to_login() -> Response:
+def _redirect_to_login() -> Response:
     wanted = request.full_path.rstrip("?") if request.method == "GET" else "/console"
     response = redirect_to(f"/console/login?{urlencode({'next': wanted})}")
     if "HX-Request" in request.headers:  # htmx would show the login page inside the page
@@ -283,10 +283,10 @@ def _content(file: str) -> bytes:
     return (_STATIC / file).read_bytes()
 
 
-def _failed(error: Exception) -> Response:
+def _error_response(error: Exception) -> Response:
     if isinstance(error, Refused):
         if error.status == 401:
-            return _to_login()
+            return _redirect_to_login()
         response = _error_page(error.status, error.problem)
         if error.retry_after:
             response.headers["Retry-After"] = error.retry_after

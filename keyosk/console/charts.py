@@ -32,10 +32,10 @@ def chart(name: str, title: str, counts: Sequence[int], *, minutes: int) -> Char
     highest = max(counts, default=0)
     step = WIDTH / max(len(counts), 1)
     path = [f"M0 {HEIGHT}"]
-    for place, count in enumerate(counts):
+    for index, count in enumerate(counts):
         y = HEIGHT - (HEIGHT - 2) * count / highest if highest else HEIGHT
         # Steps, because a line between points would show numbers that did not occur.
-        path.append(f"V{y:.1f}H{(place + 1) * step:.1f}")
+        path.append(f"V{y:.1f}H{(index + 1) * step:.1f}")
     return Chart(
         name=name,
         title=title,

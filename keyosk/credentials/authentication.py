@@ -42,7 +42,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds by which ``last_used_at`` and ``last_login_at`` may be behind: not every use is written.
 SEEN_RESOLUTION: Final = 300
-_NOTE_PAUSE: Final = 10  # seconds
+#: Seconds without a record of uses after the database was not available.
+_RECORD_PAUSE: Final = 10
 
 
 class Authentication:
@@ -69,7 +70,7 @@ class Authentication:
         self._audit = audit
         self._metrics = metrics
         self._clock = clock
-        self._no_notes_until = 0.0
+        self._no_records_until = 0.0
 
     def by_secret(
         self,
@@ -105,10 +106,13 @@ class Authentication:
         Raises ``BadToken`` if the token was revoked, or if its account or API key was deleted or
         disabled or has expired. The same holds for the account that acts in the token.
         """
-        found = self._logins.by_token(claims, audience)
-        if found is None or found[0].account_id != claims.account_id or not self._usable(found[0]):
+        principal, is_revoked = self._logins.by_token(claims, audience) or (None, False)
+        if (
+            principal is None
+            or principal.account_id != claims.account_id
+            or not self._usable(principal)
+        ):
             raise BadToken("The account or API key of the token is deleted, disabled or expired.")
-        principal, is_revoked = found
         # A clock that was ahead may have written the revocation; ``Revocations`` decides.
         if claims.issued_at < principal.tokens_from or (
             is_revoked
@@ -197,7 +201,7 @@ class Authentication:
         """Return whether a use needs no write: one was recorded recently, or none can be."""
         seen = principal.last_seen_at
         is_known = seen is not None and clocks.is_recent(seen, int(self._clock()), SEEN_RESOLUTION)
-        return is_known or time.monotonic() < self._no_notes_until
+        return is_known or time.monotonic() < self._no_records_until
 
     def record_use(
         self, principal: Principal, *, address: str | None = None, request_id: str | None = None
@@ -217,10 +221,12 @@ class Authentication:
                 user = caller(
                     principal, frozenset(), frozenset(), address=address, request_id=request_id
                 )
-                self._note_key(user, principal.credential_id, now, last=principal.last_seen_at)
+                self._record_key_use(
+                    user, principal.credential_id, now, last=principal.last_seen_at
+                )
         except Unavailable:
             # No second try: each may wait, and occupies a thread.
-            self._no_notes_until = time.monotonic() + _NOTE_PAUSE
+            self._no_records_until = time.monotonic() + _RECORD_PAUSE
             _log.warning("the use of a credential was not recorded: the database is not available")
 
     def confirm_password(
@@ -246,7 +252,7 @@ class Authentication:
             self._refund([attempt], account.id)
         return stored
 
-    def _note_key(self, user: Caller, api_key_id: str, now: int, *, last: int | None) -> None:
+    def _record_key_use(self, user: Caller, api_key_id: str, now: int, *, last: int | None) -> None:
         if last is not None:
             self._api_keys.record_use(api_key_id, now)
             return
@@ -269,7 +275,7 @@ class Authentication:
         )
 
     def _by_passwords(self, candidates: Sequence[Candidate], address: str | None) -> Principal:
-        names = [usernames.lookup_form(each.username) or "" for each in candidates]
+        names = [usernames.lookup_form(candidate.username) or "" for candidate in candidates]
         source = source_of(address)
         # An attempt is counted only when its turn comes, so that many right passwords at once do
         # not use up the allowance for wrong ones.

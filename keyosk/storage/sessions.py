@@ -75,7 +75,7 @@ class SessionStore:
         return None if row is None else session_of(row)
 
     def locked(self, session_id: str) -> Session | None:
-        """Inside a transaction: return the session, locked against other changes."""
+        """Return the session, locked against other changes until the transaction ends."""
         row = self._locked.first(id=session_id)
         return None if row is None else session_of(row)
 
@@ -107,29 +107,29 @@ class SessionStore:
     def page(self, account_id: str, list_query: ListQuery) -> list[Session]:
         """Return a page of the account's sessions."""
         query = lists.page(
-            _of(account_id), list_query, key=tables.Session.id, sorts=_SORTS, filters={}
+            _sessions_of(account_id), list_query, key=tables.Session.id, sorts=_SORTS, filters={}
         )
         return [session_of(row) for row in self._database.rows(query)]
 
     def count(self, account_id: str, list_query: ListQuery) -> int:
         """Return the number of the account's sessions."""
-        return self._database.count(lists.filtered(_of(account_id), list_query, {}))
+        return self._database.count(lists.filtered(_sessions_of(account_id), list_query, {}))
 
     def page_of_all(self, list_query: ListQuery, now: int) -> list[Session]:
         """Return a page of the active sessions of all accounts; the filter ``owner`` is an id."""
         query = lists.page(
-            self._in_force(now), list_query, key=tables.Session.id, sorts=_SORTS, filters=_FILTERS
+            self._active(now), list_query, key=tables.Session.id, sorts=_SORTS, filters=_FILTERS
         )
         return [session_of(row) for row in self._database.rows(query)]
 
     def count_of_all(self, list_query: ListQuery, now: int) -> int:
         """Return the number of active sessions of all accounts."""
-        query = lists.filtered(self._in_force(now), list_query, _FILTERS)
+        query = lists.filtered(self._active(now), list_query, _FILTERS)
         return lists.count(self._database, query, list_query)
 
-    def _in_force(self, now: int) -> Any:
-        ends = lists.unindexed(self._database, tables.Session.expires_at)
-        return tables.Session.select().where(ends > now)
+    def _active(self, now: int) -> Any:
+        expires_at = lists.unindexed(self._database, tables.Session.expires_at)
+        return tables.Session.select().where(expires_at > now)
 
     def remove(self, session_id: str) -> None:
         """Delete one session."""
@@ -149,15 +149,15 @@ class SessionStore:
     def remove_for_audience(self, audience: str) -> None:
         """Delete the sessions whose tokens are for an audience, alone or with others."""
         # The column is JSON, so the audience is quoted; no two audiences differ only in case.
-        named = tables.Session.audiences.contains(json.dumps(audience))
-        self._database.write(tables.Session.delete().where(named))
+        has_audience = tables.Session.audiences.contains(json.dumps(audience))
+        self._database.write(tables.Session.delete().where(has_audience))
 
     def remove_expired(self, now: int) -> None:
         """Delete the sessions that have ended by ``now``."""
         self._database.write(tables.Session.delete().where(tables.Session.expires_at <= now))
 
 
-def _of(account_id: str) -> Any:
+def _sessions_of(account_id: str) -> Any:
     return tables.Session.select().where(tables.Session.account == account_id)
 
 
