@@ -26,9 +26,9 @@ _RULES: Final = {
 @contextmanager
 def launched() -> Iterator[Browser]:
     """A browser, as Playwright's own would have to be downloaded."""
-    found = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    executable = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found or missing("chromium"))
+        browser = playwright.chromium.launch(executable_path=executable or missing("chromium"))
         yield browser
         browser.close()
 
@@ -100,9 +100,9 @@ def violations(page: Page, *rules: str) -> list[str]:
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE_SCRIPT)
     options: dict[str, Any] = {**_RULES, "runOnly": list(rules)} if rules else _RULES
-    found = page.evaluate("options => axe.run(document, options)", options)["violations"]
+    violations_found = page.evaluate("options => axe.run(document, options)", options)["violations"]
     return [
         f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for each in found
+        for each in violations_found
         for node in each["nodes"]
     ]

@@ -51,9 +51,9 @@ _ALL_SLOW: Final = re.compile(r"^pytestmark = .*\bmark\.slow\b", re.MULTILINE)
 def _use_memory() -> None:
     """Have temporary folders in memory: each commit of a test would wait for the disk."""
     with suppress(OSError):
-        found = os.statvfs(_MEMORY)
-        room = found.f_bavail * found.f_frsize >= _MEMORY_NEEDED
-        if room and os.access(_MEMORY, os.W_OK) and not found.f_flag & os.ST_NOEXEC:
+        filesystem = os.statvfs(_MEMORY)
+        room = filesystem.f_bavail * filesystem.f_frsize >= _MEMORY_NEEDED
+        if room and os.access(_MEMORY, os.W_OK) and not filesystem.f_flag & os.ST_NOEXEC:
             os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 

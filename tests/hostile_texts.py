@@ -43,12 +43,12 @@ CORPUS: Final = tuple(start + payload for payload in _PAYLOADS for start in _BRE
 
 def batches(longest: int) -> list[str]:
     """The corpus as few texts, as many strings after one another as fit."""
-    found = [""]
+    texts = [""]
     for text in CORPUS:
-        if len(found[-1]) + 1 + len(text) > longest:
-            found.append("")
-        found[-1] = f"{found[-1]} {text}".strip()
-    return found
+        if len(texts[-1]) + 1 + len(text) > longest:
+            texts.append("")
+        texts[-1] = f"{texts[-1]} {text}".strip()
+    return texts
 
 
 #: As long as a name may be.

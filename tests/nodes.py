@@ -52,12 +52,12 @@ def network(hosts: int) -> Iterator[Network]:
     number = os.getpid() % 200 + 20
     with ExitStack() as stack:
         try:
-            found = _namespaces(stack, number, hosts)
+            hosts_network = _namespaces(stack, number, hosts)
         except (OSError, subprocess.CalledProcessError):
             stack.close()
             loopback = [f"127.{number}.77.{each + 10}" for each in range(hosts)]
-            found = Network(f"127.{number}.77.1", loopback)
-        yield found
+            hosts_network = Network(f"127.{number}.77.1", loopback)
+        yield hosts_network
 
 
 def _namespaces(stack: ExitStack, number: int, hosts: int) -> Network:
@@ -110,10 +110,10 @@ class Cluster:
         name = f"node{self.nodes.index(node)}"
         while True:
             rows = requests.get(self.statistics, timeout=5).text.splitlines()
-            found = {row.split(",")[1]: row.split(",")[17] for row in rows if "," in row}
-            if found[name].startswith(state):
+            states = {row.split(",")[1]: row.split(",")[17] for row in rows if "," in row}
+            if states[name].startswith(state):
                 return
-            assert time.monotonic() < deadline, (found, self.log.read_text())
+            assert time.monotonic() < deadline, (states, self.log.read_text())
             time.sleep(0.05)
 
 

@@ -86,14 +86,14 @@ class Page(HTMLParser):
 
     def dangers(self) -> list[str]:
         """What of it would run, be styled or be fetched although no template of ours says so."""
-        found = []
+        dangers = []
         for tag, given in self.tags:
             if tag in ("script", "link"):
                 place = given.get("src") or given.get("href") or ""
                 if not place.startswith(("/console/static/", "data:,")):
-                    found.append(f"<{tag}> from {place!r}")
+                    dangers.append(f"<{tag}> from {place!r}")
             elif tag not in _TAGS or (tag == "svg" and given.get("role") != "img"):
-                found.append(f"<{tag}>")
+                dangers.append(f"<{tag}>")
             for name, value in given.items():
                 if name.startswith(("on", "hx-on", "data-hx")) or name in (
                     "style",
@@ -101,14 +101,14 @@ class Page(HTMLParser):
                     "formaction",
                     "ping",
                 ):
-                    found.append(f"{tag} {name}={value!r}")
+                    dangers.append(f"{tag} {name}={value!r}")
                 if name in ("href", "src", "action", "hx-get") and not (value or "").startswith(
                     ("/", "?", "#", "data:,")
                 ):
-                    found.append(f"{tag} {name}={value!r}")
+                    dangers.append(f"{tag} {name}={value!r}")
                 if name in ("href", "src", "action", "hx-get") and (value or "").startswith("//"):
-                    found.append(f"{tag} {name}={value!r}")
-        return found
+                    dangers.append(f"{tag} {name}={value!r}")
+        return dangers
 
 
 class Browser:
@@ -176,9 +176,9 @@ def enrol(browser: Browser, password: str = PASSWORD) -> pyotp.TOTP:
     """Add an authenticator app; the server has the clock of this machine."""
     fields = {"name": "Phone", "confirm": "yes", "current_password": password}
     offer = Page(browser.post("/me/second-factors/app", fields))
-    found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
-    assert found is not None, offer.text
-    phone = pyotp.TOTP(found[1].replace(" ", ""))
+    match = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
+    assert match is not None, offer.text
+    phone = pyotp.TOTP(match[1].replace(" ", ""))
     fields = offer.form("/app/confirm").fields | {"code": phone.now()}
     page = Page(browser.client.post("/me/second-factors/app/confirm", data=fields))
     assert page.h1 == "Recovery codes"

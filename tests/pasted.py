@@ -35,10 +35,10 @@ with socket.socket(socket.AF_UNIX) as channel:
 
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of a page in one language, without their indentation."""
-    found = re.findall(
+    matches = re.findall(
         rf"^( *)```{language}\n(.*?)^\1```$", page.read_text(), re.DOTALL | re.MULTILINE
     )
-    return [re.sub(rf"^{space}", "", text, flags=re.MULTILINE) for space, text in found]
+    return [re.sub(rf"^{space}", "", text, flags=re.MULTILINE) for space, text in matches]
 
 
 class Terminal:

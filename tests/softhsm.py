@@ -75,8 +75,8 @@ def soft_hsm(folder: Path) -> SoftHsm:
 
 
 def _module() -> str:
-    found = next((place for place in _PLACES if Path(place).exists()), None)
-    if found is None or shutil.which("softhsm2-util") is None:
+    path = next((place for place in _PLACES if Path(place).exists()), None)
+    if path is None or shutil.which("softhsm2-util") is None:
         assert not os.environ.get("CI"), "softhsm2 is missing"
         pytest.skip("softhsm2 is not there")
-    return found
+    return path

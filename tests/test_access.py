@@ -126,8 +126,8 @@ def existing(server: LiveServer, admin: Client, alice: Person, service: str) -> 
     assert admin.post("/accounts", json=machine).status_code == 201
     rule = {"name": "deploy", "claims": {"sub": "x"}, "account": machine["username"]}
     assert admin.post(f"/issuers/{issuer}/rules", json=rule).status_code == 201
-    found = {"url": "http://127.0.0.1/", "passed": True, "verdict": "Passed.", "failed": []}
-    assert admin.put(f"/services/{service}/verification", json=found).status_code == 200
+    verification = {"url": "http://127.0.0.1/", "passed": True, "verdict": "Passed.", "failed": []}
+    assert admin.put(f"/services/{service}/verification", json=verification).status_code == 200
     return {
         "account": alice.id,
         "key": alice.key_id,
@@ -340,12 +340,12 @@ ITSELF = {
 
 
 def test_every_other_decision_needs_the_scope_that_is_for_it() -> None:
-    found: dict[str | None, set[str]] = {}
+    scopes: dict[str | None, set[str]] = {}
     for route, method in DECIDED:
         if not is_open(route, method) and not route.access[method].any_caller:
-            found.setdefault(route.access[method].scope, set()).add(f"{method} {route.path}")
+            scopes.setdefault(route.access[method].scope, set()).add(f"{method} {route.path}")
 
-    assert found == SCOPES
+    assert scopes == SCOPES
     assert SCOPES.keys() <= KEYOSK_SCOPES.keys()
 
 

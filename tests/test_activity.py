@@ -45,9 +45,9 @@ def test_all_nodes_are_added_up_by_step(prepared_url: str) -> None:
         ask(one, right=0, wrong=1)
         one.activity.write()
         one.activity.write()  # nothing is counted twice
-        found = get(two, "/activity", step=60)
-        assert len(found["items"]) == 1441
-        assert found["items"][-2:] == [
+        activity = get(two, "/activity", step=60)
+        assert len(activity["items"]) == 1441
+        assert activity["items"][-2:] == [
             {
                 "time": "2030-03-17T17:47:00Z",
                 "tokens_issued": 3,

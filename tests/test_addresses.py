@@ -50,27 +50,27 @@ def strings(value: Any) -> Iterator[str]:
 
 def given_out(response: TestResponse) -> list[str]:
     """The URLs and absolute paths in the headers and the body."""
-    found = []
+    addresses = []
     for name, value in response.headers:
         if name == "Location":
-            found.append(value)
+            addresses.append(value)
         elif not name.startswith(("Content-", "Strict-")):
-            found += URL.findall(f'"{value}"')
+            addresses += URL.findall(f'"{value}"')
     if (response.mimetype or "").endswith("json"):
         document = json.loads(response.data)
         if "openapi" in document:  # what it names else is told as below one of its servers
             document = [
                 urljoin(f"{ISSUER}/openapi.json", each["url"]) for each in document["servers"]
             ]
-        found += strings(document)
+        addresses += strings(document)
     elif response.mimetype == "application/jwt" and response.status_code == 200:
         claims = jwt.decode(response.data.strip(), options={"verify_signature": False})
-        found += [url for url in strings(claims) if url != claims["iss"]]
+        addresses += [url for url in strings(claims) if url != claims["iss"]]
         assert claims["iss"] == ISSUER
     elif response.mimetype == "text/html":
         links = re.findall(r"""(?:href|src|action)=["']([^"']*)""", response.text)
-        found += [urljoin(f"{ISSUER}/docs", link) for link in links if link != "data:,"]
-    return found
+        addresses += [urljoin(f"{ISSUER}/docs", link) for link in links if link != "data:,"]
+    return addresses
 
 
 def log_in(client: FlaskClient) -> dict[str, str]:

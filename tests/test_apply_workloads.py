@@ -106,21 +106,21 @@ def test_what_rules_must_be_changes_together_with_the_rules(installation: Instal
     starred = {"repository_id": "1", "environment": "prod-*"}
     assert len(changed(installation, {"claims": starred}, **fewer)) == 2
     assert changed(installation, {"claims": starred}, **fewer) == []
-    found = refusal(installation, issuers=[{**ISSUER, "prefix_claims": []}])
-    assert "has a * in environment" in found["issuers.0.prefix_claims"]
+    faults = refusal(installation, issuers=[{**ISSUER, "prefix_claims": []}])
+    assert "has a * in environment" in faults["issuers.0.prefix_claims"]
 
 
 def test_faults_are_told_by_their_paths(installation: Installation) -> None:
     apply(installation, **WHOLE)
-    found = refusal(
+    faults = refusal(
         installation,
         issuers=[{**ISSUER, "preset": "gitlab"}],
         rules=[{**RULE, "name": "other"}],
     )
-    assert found == {
+    assert faults == {
         "issuers.0.preset": "cannot be changed: delete the issuer, or leave it out",
     }
-    found = refusal(
+    faults = refusal(
         installation,
         issuers=[{**ISSUER, "name": "more", "issuer": "ftp://x", "audience": "x"}],
         rules=[
@@ -130,7 +130,7 @@ def test_faults_are_told_by_their_paths(installation: Installation) -> None:
             {**RULE, "name": "lost", "issuer": "nothing"},
         ],
     )
-    assert set(found) == {
+    assert set(faults) == {
         "issuers.0.issuer",
         "rules.0.claims",
         "rules.1.account",
@@ -146,11 +146,11 @@ def test_faults_are_told_by_their_paths(installation: Installation) -> None:
 
 
 def test_contradictions_are_refused(installation: Installation) -> None:
-    found = refusal(installation, issuers=[ISSUER, ISSUER], rules=[RULE, RULE])
-    assert found == {"issuers.1.name": "is given twice", "rules.1.name": "is given twice"}
+    faults = refusal(installation, issuers=[ISSUER, ISSUER], rules=[RULE, RULE])
+    assert faults == {"issuers.1.name": "is given twice", "rules.1.name": "is given twice"}
     apply(installation, **WHOLE)
-    found = refusal(installation, rules=[{**RULE, "issuer": installation.issuers.get("ci").id}])
-    assert found == {"rules.0.issuer": "must be the name of the issuer"}
+    faults = refusal(installation, rules=[{**RULE, "issuer": installation.issuers.get("ci").id}])
+    assert faults == {"rules.0.issuer": "must be the name of the issuer"}
 
 
 def test_pruning_deletes_what_an_earlier_file_made_and_no_more(installation: Installation) -> None:

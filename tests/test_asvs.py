@@ -36,13 +36,15 @@ class Row(NamedTuple):
 
 
 def rows() -> list[Row]:
-    found = []
+    table_rows = []
     for line in re.findall(r"^\| (V\d+\.\d+\.\d+ \|.*) \|$", TABLES, re.MULTILINE):
         cells = [cell.strip() for cell in line.split(" | ")]
         assert len(cells) == 6, line
         number, level, asked, state, how, tests = cells
-        found.append(Row(number, level, asked, state, how, re.findall(r"`(tests/[^`]+)`", tests)))
-    return found
+        table_rows.append(
+            Row(number, level, asked, state, how, re.findall(r"`(tests/[^`]+)`", tests))
+        )
+    return table_rows
 
 
 def left_out() -> list[str]:
@@ -142,14 +144,14 @@ def test_keyosk_starts_no_program_and_runs_no_text() -> None:
         r"|(eval|exec|compile|__import__|render_template_string)$"
         r"|os\.(system|popen|exec\w+|spawn\w+)$|yaml\.(load|unsafe_load|full_load)$"
     )
-    found = set(calls_and_imports())
-    assert len(found) > 1000
+    names = set(calls_and_imports())
+    assert len(names) > 1000
     # It writes JUnit's form of a report, and parses nothing.
     writes = ("service_check.py", "xml.etree.ElementTree")
     # Templates are files of the package: what fills their gaps is escaped, and no text becomes one.
     fills = ("application.py", "jinja2.StrictUndefined")
-    assert {each for each in found if forbidden.match(each[1])} == {writes, fills}
-    used = {name for file, name in found if file == writes[0] and name.startswith("ET.")}
+    assert {each for each in names if forbidden.match(each[1])} == {writes, fills}
+    used = {name for file, name in names if file == writes[0] and name.startswith("ET.")}
     assert used <= {"ET.Element", "ET.SubElement", "ET.indent", "ET.tostring"}
 
 

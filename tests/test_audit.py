@@ -40,21 +40,21 @@ WAIT = 10  # seconds for what is written after a response
 
 def trail(client: Client, **filters: Any) -> list[Any]:
     """All rows that pass the filters, oldest first."""
-    found: list[Any] = []
+    items: list[Any] = []
     path = "/audit"
     while path:
         page = client.get(path, params={"limit": 200, **filters} if path == "/audit" else None)
-        found += done(page)["items"]
+        items += done(page)["items"]
         path = page.links.get("next", {}).get("url", "")
-    return found
+    return items
 
 
 def row_of(client: Client, response: requests.Response, action: str) -> Any:
     """The row that the answered request left."""
     request_id = response.headers["X-Request-Id"]
-    found = [row for row in trail(client, action=action) if row["request_id"] == request_id]
-    assert len(found) == 1, found
-    return found[0]
+    matching = [row for row in trail(client, action=action) if row["request_id"] == request_id]
+    assert len(matching) == 1, matching
+    return matching[0]
 
 
 @pytest.fixture(scope="module")
@@ -243,14 +243,14 @@ def test_the_first_use_of_a_key_has_a_row_and_the_second_has_none(admin: Client,
     target = f"account/{person.id}/api-key/{key}"
     deadline = time.monotonic() + WAIT
 
-    found: list[Any] = []
+    uses: list[Any] = []
     asked = []
-    while not found and time.monotonic() < deadline:  # it is written after the response
+    while not uses and time.monotonic() < deadline:  # it is written after the response
         client = person.login(secret)
         response = client.post("/auth/token") if way == "token" else client.get("/accounts/me")
         done(response)
         asked.append(response.headers["X-Request-Id"])
-        found = trail(admin, action="api_key.first_use", target=target)
+        uses = trail(admin, action="api_key.first_use", target=target)
     done(person.login(secret).post("/auth/token"))
 
     (row,) = trail(admin, action="api_key.first_use", target=target)
@@ -313,12 +313,12 @@ def test_failed_logins_have_a_row_after_their_minute(server: LiveServer, admin: 
     with closing(later.database):
         later.audit.seal()
 
-    found = trail(admin, action="login.failed", target=f"account/{person.id}")
+    failures = trail(admin, action="login.failed", target=f"account/{person.id}")
 
-    assert sum(row["after"]["count"] for row in found) == 6
-    assert {row["address"] for row in found} == {wrong.source, key.source}
-    assert {row["outcome"] for row in found} == {"refused"}
-    assert len(found) <= 4  # the minute may have turned meanwhile
+    assert sum(row["after"]["count"] for row in failures) == 6
+    assert {row["address"] for row in failures} == {wrong.source, key.source}
+    assert {row["outcome"] for row in failures} == {"refused"}
+    assert len(failures) <= 4  # the minute may have turned meanwhile
     nobody = [row for row in trail(admin, action="login.failed") if row["target"] is None]
     assert nobody
     assert PASSWORD not in json.dumps(nobody)
@@ -942,12 +942,12 @@ def test_rows_of_an_import_are_sealed_with_it_behind_what_waits(installation: In
     with statements() as texts:
         assert [len(each) for each in installation.bulk.import_accounts(lambda: OPERATOR, batch)]
 
-    found = rows_of(
+    rows = rows_of(
         installation, "SELECT sequence, action FROM audit_row ORDER BY sequence DESC LIMIT 7"
     )
     actions = [*["account.create"] * 4, *["grants.change"] * 3]
-    last = found[0][0]
-    assert found[::-1] == list(zip(range(last - 6, last + 1), actions, strict=True))
+    last = rows[0][0]
+    assert rows[::-1] == list(zip(range(last - 6, last + 1), actions, strict=True))
     assert rows_of(installation, "SELECT count(*) FROM waiting_audit_row") == [(0,)]
     # Only what waited is written twice, and nothing is changed.
     assert len([text for text in texts if text.startswith('INSERT INTO "audit_row"')]) == 2

@@ -61,8 +61,8 @@ def time_machine_at(installation: Installation) -> Iterator[None]:
 
 def test_only_the_beginning_is_dated_back(installation: Installation) -> None:
     now = int(installation.clock())
-    found = claims_of(issue(installation, account(installation)))
-    assert (found["iat"], found["exp"]) == (now - BACKDATE, now + 900)
+    claims = claims_of(issue(installation, account(installation)))
+    assert (claims["iat"], claims["exp"]) == (now - BACKDATE, now + 900)
 
 
 def test_a_new_token_is_not_taken_for_one_that_was_revoked(installation: Installation) -> None:
@@ -148,8 +148,8 @@ def test_refreshed_and_exchanged_tokens_are_dated_back_too(installation: Install
         exchanged = installation.token_issuer.by_exchange(
             actor, refreshed.token.text, TokenRequest(targets=(following,))
         )
-        found = claims_of(exchanged.token.text)
-        assert (found["iat"], found["auth_time"] <= found["iat"]) == (now - BACKDATE, True)
+        claims = claims_of(exchanged.token.text)
+        assert (claims["iat"], claims["auth_time"] <= claims["iat"]) == (now - BACKDATE, True)
         used(installation, exchanged.token.text)
         first = refreshed
         assert first.refresh_token is not None
@@ -159,9 +159,9 @@ def test_signed_documents_are_dated_back_as_tokens_are(installation: Installatio
     now = int(installation.clock())
     client = app.create_app(installation).test_client()
     listed = client.get("/auth/revocations", headers={"Accept": "application/jwt"})
-    found = claims_of(listed.text.strip())
-    assert found["iat"] == now - BACKDATE
-    assert found["exp"] > now
+    claims = claims_of(listed.text.strip())
+    assert claims["iat"] == now - BACKDATE
+    assert claims["exp"] > now
     account(installation)
     installation.audit.seal()
     signatures = [each.signature for each in AuditStore(installation.database).checkpoints()]

@@ -68,8 +68,8 @@ def verify(
         "verify-service", url, "--service", todo, "--jwks-bind", bind, "--json", *more
     )
     assert result.returncode in (0, 1), result.stderr
-    found = json.loads(result.stdout)["items"]
-    return result.returncode, {each["token"]: each["verdict"] for each in found}
+    items = json.loads(result.stdout)["items"]
+    return result.returncode, {each["token"]: each["verdict"] for each in items}
 
 
 @pytest.mark.slow
@@ -272,13 +272,13 @@ def test_a_service_that_takes_keys_from_the_token_is_caught(
 
     def check(text: str, _: str) -> bool:
         header = jwt.get_unverified_header(text)
-        found = header.get("jwk")
+        jwk = header.get("jwk")
         if "jku" in header:
-            (found,) = requests.get(header["jku"], timeout=60).json()["keys"]
-        if found is None or header["kid"] in [key.key_id for key in keys(bind).get_signing_keys()]:
+            (jwk,) = requests.get(header["jku"], timeout=60).json()["keys"]
+        if jwk is None or header["kid"] in [key.key_id for key in keys(bind).get_signing_keys()]:
             return bool(strict(bind, todo, text))
         checks: Any = {"algorithms": ["ES256"], "audience": todo, "issuer": f"http://{bind}"}
-        return bool(jwt.decode(text, jwt.PyJWK(found), **checks))
+        return bool(jwt.decode(text, jwt.PyJWK(jwk), **checks))
 
     code, verdicts = verify(server, careless(check), todo, bind)
     assert (code, verdicts["good"], verdicts[what]) == (1, "right", "WRONG")

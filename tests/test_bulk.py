@@ -382,10 +382,10 @@ def test_all_but_the_password_may_be_updated(server: LiveServer, admin: Client, 
 def newest_change(admin: Client) -> dict[str, Any]:
     """The newest row of the audit log that tells of no login, which other tests may bring."""
     rows = admin.get("/audit?limit=200&sort=-sequence").json()["items"]
-    found: dict[str, Any] = next(
+    newest: dict[str, Any] = next(
         row for row in rows if row["action"] not in ("login.failed", "api_key.first_use")
     )
-    return found
+    return newest
 
 
 @pytest.mark.parametrize("on_conflict", ["skip", "update", "fail"])
@@ -1046,8 +1046,8 @@ def test_an_export_takes_the_filters_of_the_list(admin: Client) -> None:
         {"username": f"{stem}-{n}", "kind": "machine", "enabled": n % 2 == 0} for n in range(1200)
     ]
     imported(admin, jsonl(*shapes))
-    found = exported(admin, f"?q={stem.upper()}-&enabled=true&kind=machine")
-    assert [shape["username"] for shape in found] == [f"{stem}-{n}" for n in range(0, 1200, 2)]
+    accounts = exported(admin, f"?q={stem.upper()}-&enabled=true&kind=machine")
+    assert [shape["username"] for shape in accounts] == [f"{stem}-{n}" for n in range(0, 1200, 2)]
     assert exported(admin, f"?q={stem}-nobody") == []
     for query in ("?limit=5", "?enabled=yes", "?color=red"):
         assert admin.get(f"/accounts/export{query}").status_code == 422
@@ -1226,12 +1226,14 @@ def test_where_a_body_is_cut_into_pieces_makes_no_difference(
     texts: list[bytes], sizes: list[int], *, ended: bool
 ) -> None:
     body = b"\n".join(texts) + (b"\n" if ended else b"")
-    found = [(number, text) for number, text in lines._split(Pieces(body, sizes), lambda _: None)]
+    numbered_lines = [
+        (number, text) for number, text in lines._split(Pieces(body, sizes), lambda _: None)
+    ]
     expected = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if expected[-1] == b"":
         expected.pop()
     if body[:1] != b"\xef":  # the mark at the beginning may be cut
-        assert found == [
+        assert numbered_lines == [
             (number, None if len(text) > lines.LONGEST else text)
             for number, text in enumerate(expected, start=1)
         ]
@@ -1258,11 +1260,11 @@ _VALUES = st.one_of(
     )
 )
 def test_the_short_way_through_a_line_finds_what_the_schema_finds(document: dict[str, Any]) -> None:
-    found = lines._parse_simple(document)
-    if found is not None:
+    parsed = lines._parse_simple(document)
+    if parsed is not None:
         loaded = lines._SCHEMA.load(document)
         grants = loaded.pop("grants", None)
-        assert found == (loaded, None if grants is None else tuple(grants_of(grants)))
+        assert parsed == (loaded, None if grants is None else tuple(grants_of(grants)))
 
 
 def test_the_short_way_is_the_usual_one() -> None:

@@ -38,11 +38,11 @@ def kept(response: requests.Response) -> str:
 def addresses(alice: Person, key: str) -> list[str]:
     """An address of each route that is there, and one that is not."""
     known = {"account": alice.id, "service": "keyosk", "key": key, "file": "start.js"}
-    found = set()
+    paths = set()
     for route in ROUTES:
-        found.add(re.sub(r"<(\w+)>", lambda match: known.get(match[1], "nothing"), route.path))
-        found.add(re.sub(r"<(\w+)>", "nothing", route.path))
-    return sorted({*found, "/nowhere", "/accounts/me", "/accounts?limit=0", "/accounts?limit=1"})
+        paths.add(re.sub(r"<(\w+)>", lambda match: known.get(match[1], "nothing"), route.path))
+        paths.add(re.sub(r"<(\w+)>", "nothing", route.path))
+    return sorted({*paths, "/nowhere", "/accounts/me", "/accounts?limit=0", "/accounts?limit=1"})
 
 
 @pytest.mark.slow

@@ -230,8 +230,8 @@ def test_a_rotation_knows_which_service_has_the_new_key(own_server: LiveServer) 
         kid = done(admin.post("/signing-keys/rotate"), 201)["kid"]
 
         def lacking() -> list[str]:
-            found: list[str] = done(admin.get(f"/signing-keys/{kid}"))["not_seen_by"]
-            return found
+            not_seen_by: list[str] = done(admin.get(f"/signing-keys/{kid}"))["not_seen_by"]
+            return not_seen_by
 
         def has_fetched() -> bool:
             fetch()  # it may reach a process that has not heard of the new key yet

@@ -14,8 +14,8 @@ FOLDER = Path(keyosk_client.__file__).parent
 
 
 def project(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    return found
+    table: dict[str, object] = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    return table
 
 
 def test_it_has_the_servers_version_and_licence() -> None:

@@ -148,5 +148,5 @@ def test_the_table_of_errors_is_complete_and_true() -> None:
         response = challenges.refusal(error, realm="todo")
         assert status.startswith(str(response.status))
         assert ("Retry-After" in status) == ("Retry-After" in response.headers)
-        found = re.search(r'error="(\w+)"', response.headers.get("WWW-Authenticate", ""))
-        assert (f"`{found[1]}`" in code) if found else "`" not in code
+        match = re.search(r'error="(\w+)"', response.headers.get("WWW-Authenticate", ""))
+        assert (f"`{match[1]}`" in code) if match else "`" not in code

@@ -260,11 +260,11 @@ def test_a_closed_source_begins_anew(keyosk: Issuer) -> None:
         tokens.close()
 
     async def ask() -> list[str]:
-        found = [await others.token()]
+        texts = [await others.token()]
         await others.aclose()
-        found.append(await others.token())
+        texts.append(await others.token())
         await others.aclose()
-        return found
+        return texts
 
     assert asyncio.run(ask()) == ["t3", "t4"]
 
@@ -543,9 +543,9 @@ def test_who_waited_takes_what_another_got(keyosk: Issuer, monkeypatch: pytest.M
     fresh = place.fresh
 
     def seen() -> str | None:
-        found = fresh()
+        token = fresh()
         waiting.set()
-        return found
+        return token
 
     monkeypatch.setattr(place, "fresh", seen)
     with ThreadPoolExecutor(1) as pool:

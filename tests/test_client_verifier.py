@@ -322,8 +322,8 @@ def test_of_many_threads_one_fetches(keyosk: Issuer, threads: int) -> None:
     verifier = Verifier(ISSUER, AUDIENCE)
     text = keyosk.token()
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(verifier.verify, [text] * 200))
-    assert {token.username for token in found} == {"alice"}
+        tokens = list(pool.map(verifier.verify, [text] * 200))
+    assert {token.username for token in tokens} == {"alice"}
     assert keyosk.key_fetches == 1
     verifier.close()
 

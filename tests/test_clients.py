@@ -36,13 +36,13 @@ class Setting:
         self.account = done(admin.post("/accounts", json=person), 201)["id"]
 
     def metadata(self) -> dict[str, Any]:
-        found = requests.get(get_well_known_url(self.issuer, external=True), timeout=60).json()
-        metadata = AuthorizationServerMetadata(found)
+        document = requests.get(get_well_known_url(self.issuer, external=True), timeout=60).json()
+        metadata = AuthorizationServerMetadata(document)
         for check in ("issuer", "jwks_uri", "scopes_supported", "grant_types_supported"):
             if check != "issuer":  # which must be https there; tests are on loopback
                 getattr(metadata, f"validate_{check}")()
-        assert found["issuer"] == self.issuer
-        return found  # type: ignore[no-any-return]
+        assert document["issuer"] == self.issuer
+        return document  # type: ignore[no-any-return]
 
     def verify(self, text: str) -> dict[str, Any]:
         key = jwt.PyJWKClient(self.metadata()["jwks_uri"]).get_signing_key_from_jwt(text)
@@ -138,7 +138,7 @@ def test_httpx_alone(setting: Setting) -> None:
 
 @pytest.mark.slow
 def test_openid_client_and_jose(setting: Setting) -> None:
-    found = node_modules.run(
+    results = node_modules.run(
         "client.mjs",
         {
             "issuer": setting.issuer,
@@ -149,7 +149,7 @@ def test_openid_client_and_jose(setting: Setting) -> None:
         SECRET=PASSWORD,
     )
     for algorithm in ("oidc", "oauth2"):
-        seen = found[algorithm]
+        seen = results[algorithm]
         assert seen["payload"]["sub"] == setting.account
         assert seen["payload"]["scope"] == setting.scope
         assert seen["protectedHeader"]["alg"] == "ES256"

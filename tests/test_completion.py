@@ -60,9 +60,9 @@ class Shell:
             ["fish", "--no-config", "-c", script], env=self.environment, cwd=self.folder
         )
         assert result.returncode == 0, result.stderr
-        found = [each.split("\t")[0] for each in result.stdout.splitlines()]
+        words = [each.split("\t")[0] for each in result.stdout.splitlines()]
         *before, last = line.split(" ")
-        return " ".join([*before, found[0] if len(found) == 1 else last])
+        return " ".join([*before, words[0] if len(words) == 1 else last])
 
     def _typed(self, line: str) -> str:
         ours, theirs = pty.openpty()
@@ -121,8 +121,8 @@ def test_a_shell_completes_names_from_a_server(
     name = f"{os.urandom(4).hex()}-{unique('role')}"
     done(admin.post("/roles", json={"name": name, "scopes": []}), 201)
     user = Terminal(tmp_path, server.url).logged_in()
-    found = Shell(shell, tmp_path, user.variables).completed(f"role show {name[:8]}")
-    assert found == f"role show {name}"
+    line = Shell(shell, tmp_path, user.variables).completed(f"role show {name[:8]}")
+    assert line == f"role show {name}"
 
 
 def complete(environment: dict[str, str], folder: Path, line: str) -> list[str]:

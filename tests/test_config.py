@@ -40,16 +40,16 @@ def faults(environ: dict[str, str]) -> dict[str, str]:
     """The sentences that ``environ`` is refused with, by what they are about."""
     with pytest.raises(ConfigurationError) as caught:
         load(environ)
-    found = {fault.field: fault.message for fault in caught.value.faults}
-    assert len(found) == len(caught.value.faults), "nothing is told twice"
-    return found
+    by_field = {fault.field: fault.message for fault in caught.value.faults}
+    assert len(by_field) == len(caught.value.faults), "nothing is told twice"
+    return by_field
 
 
 def refusal(name: str, value: str) -> str:
     """Why ``value`` is refused, where it is the only problem."""
-    found = faults({name: value})
-    assert list(found) == [name]
-    return found[name]
+    by_field = faults({name: value})
+    assert list(by_field) == [name]
+    return by_field[name]
 
 
 def toml(folder: Path, text: str) -> None:
@@ -354,8 +354,8 @@ def test_a_schema_is_for_postgresql_and_one_name() -> None:
     assert load({**postgresql, "KEYOSK_DATABASE_SCHEMA": "auth"}).database_schema == "auth"
     assert "PostgreSQL only" in refusal("KEYOSK_DATABASE_SCHEMA", "auth")
     for name in ("a" * 64, "a\nb"):
-        found = faults({**postgresql, "KEYOSK_DATABASE_SCHEMA": name})
-        assert "one schema" in found["KEYOSK_DATABASE_SCHEMA"]
+        by_field = faults({**postgresql, "KEYOSK_DATABASE_SCHEMA": name})
+        assert "one schema" in by_field["KEYOSK_DATABASE_SCHEMA"]
 
 
 @table(("text", "value"), [("auto", "auto"), ("off", "off"), ("0", 0), ("9", 9)])
@@ -369,9 +369,9 @@ def test_when_statements_are_prepared_is_a_number_or_a_word(text: str, value: in
 
 
 def test_a_secret_key_is_required_with_postgresql() -> None:
-    found = faults({"KEYOSK_DATABASE_URL": POSTGRESQL})
-    assert list(found) == ["KEYOSK_SECRET_KEY"]
-    assert "PostgreSQL" in found["KEYOSK_SECRET_KEY"]
+    by_field = faults({"KEYOSK_DATABASE_URL": POSTGRESQL})
+    assert list(by_field) == ["KEYOSK_SECRET_KEY"]
+    assert "PostgreSQL" in by_field["KEYOSK_SECRET_KEY"]
 
 
 def test_secret_keys_keep_their_order() -> None:
@@ -515,9 +515,9 @@ def test_an_admin_password_of_the_wrong_length_is_refused(length: int) -> None:
     ],
 )
 def test_settings_for_pkcs11_are_given_all_or_none(given: list[str], missing: list[str]) -> None:
-    found = faults({f"KEYOSK_PKCS11_{name}": "x" for name in given})
-    assert list(found) == [f"KEYOSK_PKCS11_{name}" for name in missing]
-    assert all("is required" in message for message in found.values())
+    by_field = faults({f"KEYOSK_PKCS11_{name}": "x" for name in given})
+    assert list(by_field) == [f"KEYOSK_PKCS11_{name}" for name in missing]
+    assert all("is required" in message for message in by_field.values())
 
 
 @table("row", SETTINGS, ids=lambda row: row.name)
@@ -676,9 +676,9 @@ def test_the_named_file_must_exist() -> None:
 )
 def test_a_file_that_nobody_understands_is_refused(content: bytes, said: str, folder: Path) -> None:
     (folder / "keyosk.toml").write_bytes(content)
-    found = faults({})
-    assert list(found) == ["KEYOSK_CONFIG"]
-    assert re.fullmatch(said, found["KEYOSK_CONFIG"])
+    by_field = faults({})
+    assert list(by_field) == ["KEYOSK_CONFIG"]
+    assert re.fullmatch(said, by_field["KEYOSK_CONFIG"])
 
 
 def test_a_byte_order_mark_became_a_part_of_the_secret_key(folder: Path) -> None:
@@ -793,7 +793,7 @@ def test_a_path_that_is_none_is_refused(value: str, folder: Path) -> None:
 
 def test_all_problems_are_told_at_once(folder: Path) -> None:
     toml(folder, "threads = 0\nlog_levl = 'info'\nadmin_password_file = 'gone'\n")
-    found = faults(
+    by_field = faults(
         {
             "KEYOSK_BIND": ":8080",
             "KEYOSK_DATABASE_URL": POSTGRESQL,
@@ -802,7 +802,7 @@ def test_all_problems_are_told_at_once(folder: Path) -> None:
             "KEYOSK_PASSWORD": "x",
         }
     )
-    assert set(found) == {
+    assert set(by_field) == {
         "keyosk.toml: threads",
         "keyosk.toml: log_levl",
         "keyosk.toml: admin_password_file",

@@ -25,11 +25,11 @@ class Store:
 
     def compromised(self) -> int:
         self.questions += 1
-        found = self.compromised_keys
+        number = self.compromised_keys
         assert self.may_answer.wait(30)
         if self.error is not None:
             raise self.error
-        return found
+        return number
 
 
 @pytest.fixture

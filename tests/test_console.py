@@ -509,9 +509,9 @@ def test_a_search_says_how_far_it_looked_inside_names_and_goes_on(
             keyosk.grants.create_account(OPERATOR, [], username=name, display_name=shown)
         log_in(client)
         first = client.get("/console/accounts?q=late").get_data(as_text=True)
-        found = re.findall(r">(late\d+|early-\d)</a>", first)
+        usernames = re.findall(r">(late\d+|early-\d)</a>", first)
         # Of all accounts by their beginnings, and of the first five by what is inside.
-        assert found == ["late10", "late11", "late9", "early-2"]
+        assert usernames == ["late10", "late11", "late9", "early-2"]
         assert "inside the names of the first 5 accounts, and at the beginnings of all" in first
         following = re.search(r'<a rel="next" href="([^"]+)">Look at more accounts</a>', first)
         assert following is not None
@@ -595,18 +595,18 @@ def served(
 
 def log_in(client: InProcess, secret: str = ADMIN_PASSWORD, **options: Any) -> TestResponse:
     page = client.get("/console/login", **options).get_data(as_text=True)
-    found = re.search(r'name="csrf_token" value="(\w+)"', page)
-    assert found is not None
-    fields = {"csrf_token": found[1], "username": "admin", "password": secret}
+    match = re.search(r'name="csrf_token" value="(\w+)"', page)
+    assert match is not None
+    fields = {"csrf_token": match[1], "username": "admin", "password": secret}
     response = client.post("/console/login", data=fields, **options)
     assert response.status_code == 303, response.get_data(as_text=True)
     return response
 
 
 def token(client: InProcess) -> str:
-    found = re.search(r'name="csrf_token" value="(\w+)"', client.get("/me").get_data(as_text=True))
-    assert found is not None
-    return found[1]
+    match = re.search(r'name="csrf_token" value="(\w+)"', client.get("/me").get_data(as_text=True))
+    assert match is not None
+    return match[1]
 
 
 def _set_cookies(response: Any) -> list[str]:

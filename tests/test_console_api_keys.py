@@ -88,10 +88,10 @@ def test_a_search_says_whether_it_is_this_very_secret_and_whether_it_works(admin
     key, secret = make_key(admin, alice)
 
     def find(**body: str) -> tuple[str, bool, list[tuple[str, bool]]]:
-        found = done(admin.post("/api-keys/find", json=body))
-        assert secret not in str(found)
-        keys = [(item["id"], item["works"]) for item in found["items"]]
-        return found["matches"], found["is_whole"], keys
+        result = done(admin.post("/api-keys/find", json=body))
+        assert secret not in str(result)
+        keys = [(item["id"], item["works"]) for item in result["items"]]
+        return result["matches"], result["is_whole"], keys
 
     assert find(secret=secret) == ("secret", True, [(key, True)])
     digest = api_key_format.digest(secret).hex()

@@ -39,13 +39,13 @@ def test_a_view_costs_the_same_however_many_accounts_there_are(prepared_url: str
         keyosk.roles.create(OPERATOR, name="reader", scopes=["todo:read"])
 
         def counts() -> dict[str, int]:
-            found = {}
+            costs = {}
             for path in _MOST:
                 assert get(client, path).status == 200  # what is remembered is known now
                 with statements() as texts:
                     get(client, path)
-                found[path] = len(texts)
-            return found
+                costs[path] = len(texts)
+            return costs
 
         fill(keyosk, 0, 60)
         few = counts()

@@ -29,8 +29,8 @@ def test_a_key_without_any_limit_is_found_and_one_with_a_limit_is_not(admin: Cli
     for limit in limits:
         make_key(admin, alice, name="limited", **limit)
     query = {"limits": "none", "owner": alice.username, "enabled": "true"}
-    found = done(admin.get("/api-keys", params=query))["items"]
-    assert [each["id"] for each in found] == [free]
+    items = done(admin.get("/api-keys", params=query))["items"]
+    assert [each["id"] for each in items] == [free]
     others = done(admin.get("/api-keys", params={**query, "limits": "some"}))["items"]
     assert [each["name"] for each in others] == ["limited"] * 3
     of_one = done(admin.get(f"{alice.path}/api-keys", params={"limits": "none"}))["items"]

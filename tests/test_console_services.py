@@ -72,8 +72,8 @@ def test_exchanges_are_a_picture_and_a_text(admin: Client, root: Browser) -> Non
     for service, target in ((before, middle), (middle, after), (other, after)):
         exchanges = [{"service": target, "scopes": [f"{target}:read"]}]
         done(admin.patch(f"/services/{service}", json={"exchanges": exchanges}))
-    found = done(admin.get("/services", params={"exchanges_for": after, "sort": "name"}))["items"]
-    assert [each["name"] for each in found] == sorted((middle, other))
+    items = done(admin.get("/services", params={"exchanges_for": after, "sort": "name"}))["items"]
+    assert [each["name"] for each in items] == sorted((middle, other))
     page = root.get(f"/console/services/{middle}")
     (picture,) = [given for tag, given in page.tags if tag == "svg"]
     assert picture["aria-label"] == (

@@ -177,8 +177,8 @@ def test_each_of_two_lists_goes_on_by_itself(prepared_url: str) -> None:
         page = get(client, "/console/sessions")
         (more,) = [given["href"] or "" for _, given in page.tags if given.get("rel") == "next"]
         assert "console=" in more
-        found = page.text + get(client, more).text
-        assert all(found.count(f"agent{number:02}") == 1 for number in range(30))
+        text = page.text + get(client, more).text
+        assert all(text.count(f"agent{number:02}") == 1 for number in range(30))
 
 
 def test_revocations_say_who_made_them(prepared_url: str) -> None:
@@ -235,7 +235,7 @@ def test_a_change_is_shown_by_what_went_and_what_came(prepared_url: str) -> None
 
 
 @table(
-    "before, after, found",
+    "before, after, expected",
     [
         ({"a": 1}, {"a": 2}, [("a", ("1",), ("2",), 0, 0)]),
         (None, {"a": None}, [("a", (), ("null",), 0, 0)]),
@@ -245,8 +245,8 @@ def test_a_change_is_shown_by_what_went_and_what_came(prepared_url: str) -> None
         ({"a": "x" * 200}, None, [("a", ('"' + "x" * 159 + "…",), (), 0, 0)]),
     ],
 )
-def test_a_difference_is_as_short_as_it_can_be(before: Any, after: Any, found: Any) -> None:
-    assert [dataclasses.astuple(each) for each in difference(before, after)] == found
+def test_a_difference_is_as_short_as_it_can_be(before: Any, after: Any, expected: Any) -> None:
+    assert [dataclasses.astuple(each) for each in difference(before, after)] == expected
 
 
 def test_the_log_goes_on_where_none_of_the_rows_looked_at_matches(

@@ -265,13 +265,15 @@ def test_the_audit_log_is_filtered_and_tells_what_changed(admin: Client, root: B
 def test_a_list_goes_on_where_a_page_ends(infested: tuple[Installation, InProcess]) -> None:
     _, client = infested
     path: str | None = "/console/accounts?kind=person"
-    found: list[str] = []
+    usernames: list[str] = []
     while path:
         page = get(client, path)
         places = [given.get("href") or "" for _, given in page.tags]
-        found += [each for each in places if re.fullmatch(r"/console/accounts/[0-9a-f-]{36}", each)]
+        usernames += [
+            each for each in places if re.fullmatch(r"/console/accounts/[0-9a-f-]{36}", each)
+        ]
         path = next((given["href"] for _, given in page.tags if given.get("rel") == "next"), None)
-    assert len(found) == len(set(found)) == 1 + 80
+    assert len(usernames) == len(set(usernames)) == 1 + 80
 
 
 def test_the_lists_of_an_account_go_on_too(admin: Client, root: Browser) -> None:

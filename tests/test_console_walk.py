@@ -84,11 +84,11 @@ def followed(
 ) -> dict[str, list[str]]:
     """The pages that links lead to: some of each rule with a query, and without."""
     adapter = rules.bind("127.0.0.1")
-    found: dict[str, list[str]] = {}
+    pages_by_path: dict[str, list[str]] = {}
     waiting = [*starts]
     seen = set(starts)
     for path in waiting:
-        those = found.setdefault(_rule_of(adapter, path), [])
+        those = pages_by_path.setdefault(_rule_of(adapter, path), [])
         if [("?" in each) == ("?" in path) for each in those].count(True) >= examples:
             continue
         those.append(path)
@@ -103,7 +103,7 @@ def followed(
             if tag == "a" and place.startswith("/") and place not in seen:
                 seen.add(place)
                 waiting.append(place)  # the loop comes to it
-    return found
+    return pages_by_path
 
 
 def _rule_of(adapter: MapAdapter, path: str) -> str:
@@ -115,23 +115,23 @@ def faults_of(visitor: Visitor) -> list[str]:
     """What is wrong with the page that is open, and with all since the last call."""
     page = visitor.page
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-    found = []
+    faults = []
     for scheme in _SCHEMES:
         page.emulate_media(color_scheme=scheme)
         for width in _WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
-            found += [f"at {width}: {each}" for each in page.evaluate(_TOO_WIDE)]
+            faults += [f"at {width}: {each}" for each in page.evaluate(_TOO_WIDE)]
     # What is true of the first rows is true of all, and axe-core takes its time.
     page.evaluate(_SHORTEN)
-    found += violations(page, "color-contrast")
+    faults += violations(page, "color-contrast")
     page.emulate_media(color_scheme="light")
-    found += violations(page)
+    faults += violations(page)
     page.set_viewport_size({"width": _WIDTHS[0], "height": 900})
-    found += violations(page, "target-size", "color-contrast")
-    found += _keyboard_faults(page)
-    found += visitor.watch.faults
+    faults += violations(page, "target-size", "color-contrast")
+    faults += _keyboard_faults(page)
+    faults += visitor.watch.faults
     visitor.watch.faults.clear()
-    return found
+    return faults
 
 
 #: What is wider than the page, except in a part that scrolls by itself.

@@ -194,7 +194,7 @@ def test_a_request_costs_no_more_than_is_stated(
     process = psutil.Process()
     costs = {}
     for name, prepare in rows.items():
-        found = []
+        measured = []
         for number in range(_TRIES + 2):
             send = prepare(number)
             with statements() as texts:
@@ -209,8 +209,8 @@ def test_a_request_costs_no_more_than_is_stated(
             with _Calls() as calls:
                 send()
             caller.close()
-            found.append(Cost(count, calls.count, round(written / 1024)))
-        settled = found[2:]  # the first ones fill caches, and note that a credential was used
+            measured.append(Cost(count, calls.count, round(written / 1024)))
+        settled = measured[2:]  # the first ones fill caches, and note that a credential was used
         costs[name] = Cost(
             min(each.statements for each in settled),
             min(each.calls for each in settled),

@@ -37,8 +37,8 @@ def execute(url: str, *statements: str) -> None:
 
 def tables_of(url: str, schema: str) -> set[str]:
     with psycopg.connect(url) as session:
-        found = session.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,))
-        return {name for (name,) in found}
+        rows = session.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,))
+        return {name for (name,) in rows}
 
 
 # --- Said, and not waited for ---------------------------------------------------------------------

@@ -48,13 +48,13 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pins(file: Path) -> dict[str, tuple[Requirement, set[str]]]:
     """The lines of a requirements file: each library with the hashes that pip accepts."""
     lines = file.read_text().replace("\\\n", "").splitlines()
-    found = {}
+    versions = {}
     for line in lines:
         text, *hashes = re.split(r" +--hash=", line)
         requirement = Requirement(text)
-        found[requirement.name] = (requirement, set(hashes))
-    assert len(found) == len(lines)
-    return found
+        versions[requirement.name] = (requirement, set(hashes))
+    assert len(versions) == len(lines)
+    return versions
 
 
 @pytest.mark.parametrize(

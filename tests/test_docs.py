@@ -89,10 +89,10 @@ def test_every_address_and_method_is_in_the_api_page_and_none_that_does_not_exis
 
 def test_every_address_in_the_api_page_has_a_curl_line_of_its_own() -> None:
     for section in re.split(r"^(?=##+ )", API, flags=re.MULTILINE):
-        found = re.match(r"### ([A-Z]+)[A-Z, ]* (/\S+)\n", section)
-        if found is None:
+        match = re.match(r"### ([A-Z]+)[A-Z, ]* (/\S+)\n", section)
+        if match is None:
             continue
-        method, path = found.groups()
+        method, path = match.groups()
         pattern = re.sub(r"\\\{\w+\\\}", r"[^/\\s\"?]+", re.escape(path))
         assert re.search(rf'"\$KEYOSK{pattern}["?]', section), f"no curl line for {path}"
         if method in ("PUT", "PATCH", "DELETE"):
@@ -105,11 +105,11 @@ def test_every_resource_of_the_api_has_a_page_in_its_contents() -> None:
 
 def test_what_a_page_says_of_scopes_is_what_the_description_says(description: Spec) -> None:
     for section in re.split(r"^(?=##+ )", without_code(API), flags=re.MULTILINE):
-        found = re.match(r"### ([A-Z, ]+) (/\S*)\n", section)
-        if found is None:
+        match = re.match(r"### ([A-Z, ]+) (/\S*)\n", section)
+        if match is None:
             continue
-        for method in found[1].split(", "):
-            needed = description["paths"][found[2]][method.lower()].get("x-required-scope")
+        for method in match[1].split(", "):
+            needed = description["paths"][match[2]][method.lower()].get("x-required-scope")
             said = re.search(r"Who:\s+(`keyosk:[a-z:]+`|anyone|as for)", section)
             if needed is None:
                 assert said is None or said[1] == "anyone", section
@@ -262,8 +262,8 @@ def test_every_command_is_in_the_commands_page_and_none_that_does_not_exist() ->
 
 def test_every_command_has_an_example() -> None:
     for section in re.split(r"^(?=##+ )", COMMANDS, flags=re.MULTILINE):
-        found = re.match(r"### (keyosk .+)\n", section)
-        assert found is None or any(found[1] in block for block in code(section, "sh")), found
+        match = re.match(r"### (keyosk .+)\n", section)
+        assert match is None or any(match[1] in block for block in code(section, "sh")), match
 
 
 def test_every_example_of_commands_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,18 +55,18 @@ def test_a_sound_installation_is_found_sound(own_server: LiveServer, tmp_path: P
 
 def check_that_it_is_sound(server: LiveServer, tmp_path: Path) -> None:
     (tmp_path / "backup.db").write_text("")
-    found = examined(doctor(server, "--json", "--backups", str(tmp_path)))
-    assert {name: each["status"] for name, each in found.items()} == {
+    checks = examined(doctor(server, "--json", "--backups", str(tmp_path)))
+    assert {name: each["status"] for name, each in checks.items()} == {
         **dict.fromkeys(("settings", "files", "database", "encoding", "rights"), "ok"),
-        **({"room": "ok"} if "SQLite" in found["database"]["found"] else {}),
+        **({"room": "ok"} if "SQLite" in checks["database"]["found"] else {}),
         **dict.fromkeys(("clock", "keys", "next key", "backup", "proxies"), "ok"),
         **dict.fromkeys(("issuer", "TLS"), "ok"),
     }
-    assert "MiB" in found["database"]["found"]
+    assert "MiB" in checks["database"]["found"]
     shown = doctor(server, "--backups", str(tmp_path))
     assert (shown.code, shown.err) == (0, "")
-    assert len(shown.out.splitlines()) == len(found)
-    for said in (shown.out, str(found)):
+    assert len(shown.out.splitlines()) == len(checks)
+    for said in (shown.out, str(checks)):
         assert SECRET_KEY not in said
         assert ADMIN_PASSWORD not in said
 
@@ -77,14 +77,14 @@ def test_from_another_machine_it_sees_what_it_can(own_server: LiveServer, tmp_pa
 
 
 def check_what_is_seen_from_there(server: LiveServer, tmp_path: Path) -> None:
-    found = examined(Terminal(tmp_path, server.url).logged_in().run("doctor", "--json"))
-    assert {name: each["status"] for name, each in found.items()} == {
+    checks = examined(Terminal(tmp_path, server.url).logged_in().run("doctor", "--json"))
+    assert {name: each["status"] for name, each in checks.items()} == {
         **dict.fromkeys(("settings", "database", "files", "backup", "proxies"), "not checked"),
         **dict.fromkeys(("clock", "keys", "next key", "issuer", "TLS"), "ok"),
     }
     here = examined(doctor(server, "--json"))
     for part in ("keys", "next key", "issuer", "TLS"):  # the same words
-        assert found[part] == here[part]
+        assert checks[part] == here[part]
 
 
 def test_a_service_that_has_not_fetched_the_next_key_is_named(tmp_path: Path) -> None:
@@ -95,10 +95,10 @@ def test_a_service_that_has_not_fetched_the_next_key_is_named(tmp_path: Path) ->
         done(server.client().get("/auth/jwks", params={"service": service}))
         signing_key = done(admin.post("/signing-keys/rotate"), 201)
         assert signing_key["not_seen_by"] == [service]
-        found = examined(doctor(server, "--json"))["next key"]
-        assert found["status"] == "warning"
+        check = examined(doctor(server, "--json"))["next key"]
+        assert check["status"] == "warning"
         assert (
-            found["found"]
+            check["found"]
             == f"not fetched yet by {service}; it signs from {signing_key['active_from']}"
         )
         done(server.client().get("/auth/jwks", params={"service": service}))
@@ -117,25 +117,25 @@ def test_unreachable_issuers_and_useless_rules(own_server: LiveServer, tmp_path:
         shop = Shop(server, server.admin(), ci)
         key, rules = f"issuer {shop.issuer}", f"rules of {shop.issuer}"
         main, other = f"rule {shop.issuer}/main", f"rule {shop.issuer}/other"
-        found = examined(doctor(server, "--json"))
-        assert (found[key]["status"], found[main]["status"]) == ("ok", "warning")
-        assert "none are in use yet" in found[key]["found"]
-        assert "no token ever logged in by it" in found[main]["found"]
-        assert f"keyosk issuer test {shop.issuer}" in found[main]["cure"]
+        checks = examined(doctor(server, "--json"))
+        assert (checks[key]["status"], checks[main]["status"]) == ("ok", "warning")
+        assert "none are in use yet" in checks[key]["found"]
+        assert "no token ever logged in by it" in checks[main]["found"]
+        assert f"keyosk issuer test {shop.issuer}" in checks[main]["cure"]
         asked = len(ci.asked)
         here = diagnosed(shop)
-        assert (here[key]["status"], here[main]) == ("ok", found[main])
+        assert (here[key]["status"], here[main]) == ("ok", checks[main])
         root = logged_in(server, "admin", ADMIN_PASSWORD)
         assert "no token ever logged in by it" in root.get("/console/settings").text
         assert len(ci.asked) == asked  # whoever opens a page has us call nobody
 
         done(shop.present(ci.token()))
-        found = examined(doctor(server, "--json"))
-        assert (found[key]["status"], found[rules]["status"]) == ("ok", "ok")
-        assert "fetched 0 minutes ago" in found[key]["found"]
+        checks = examined(doctor(server, "--json"))
+        assert (checks[key]["status"], checks[rules]["status"]) == ("ok", "ok")
+        assert "fetched 0 minutes ago" in checks[key]["found"]
         there = examined(Terminal(tmp_path, server.url).logged_in().run("doctor", "--json"))
         here = diagnosed(shop)
-        assert there[rules] == found[rules] == here[rules]
+        assert there[rules] == checks[rules] == here[rules]
         assert "fetched 0 minutes ago" in here[key]["found"]
 
         idle = {"claims": {"repository_id": "1"}, "account": shop.machine()}
@@ -146,30 +146,30 @@ def test_unreachable_issuers_and_useless_rules(own_server: LiveServer, tmp_path:
         done(shop.admin.patch(path, json={"expires_at": "2020-01-01T00:00:00Z"}))
         assert "ended at 2020" in examined(doctor(server, "--json"))[other]["found"]
         done(shop.admin.patch(f"/accounts/{rule['account']}", json={"enabled": False}))
-        found = examined(doctor(server, "--json"))
-        assert "is disabled or has expired" in found[other]["found"]
-        assert found[other]["cure"].endswith(f"keyosk rule delete {shop.issuer} other")
-        assert diagnosed(shop)[other] == found[other]
+        checks = examined(doctor(server, "--json"))
+        assert "is disabled or has expired" in checks[other]["found"]
+        assert checks[other]["cure"].endswith(f"keyosk rule delete {shop.issuer} other")
+        assert diagnosed(shop)[other] == checks[other]
         done(shop.admin.patch(path, json={"enabled": False}))
 
         ci.answers[METADATA] = lambda handler: send(handler, b"", status=500)
-        found = examined(doctor(server, "--json"))
-        assert (found[key]["status"], found[rules]["status"]) == ("warning", "ok")
-        assert "cannot be fetched" in found[key]["found"]
+        checks = examined(doctor(server, "--json"))
+        assert (checks[key]["status"], checks[rules]["status"]) == ("warning", "ok")
+        assert "cannot be fetched" in checks[key]["found"]
         done(shop.change(jwks_uri=f"{ci.issuer}/none"))  # what was known is forgotten
-        found = examined(doctor(server, "--json"))
-        assert found[key]["status"] == "wrong"
-        assert "--keys FILE" in found[key]["cure"]
+        checks = examined(doctor(server, "--json"))
+        assert checks[key]["status"] == "wrong"
+        assert "--keys FILE" in checks[key]["cure"]
         shop.present(ci.token())  # now the server knows as well
-        assert diagnosed(shop)[key] == found[key]
+        assert diagnosed(shop)[key] == checks[key]
 
         done(shop.change(jwks_uri=None, keys={"keys": ci.keys}))
         done(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
         done(shop.admin.delete(path), 204)
-        found = examined(doctor(server, "--json"))
-        assert (found[key]["status"], found[rules]["status"]) == ("ok", "warning")
-        assert "its keys were given" in found[key]["found"]
-        assert diagnosed(shop)[key] == found[key]
+        checks = examined(doctor(server, "--json"))
+        assert (checks[key]["status"], checks[rules]["status"]) == ("ok", "warning")
+        assert "its keys were given" in checks[key]["found"]
+        assert diagnosed(shop)[key] == checks[key]
         done(shop.change(enabled=False))
         assert key not in examined(doctor(server, "--json"))
 
@@ -186,16 +186,16 @@ def test_settings_with_faults_are_told_one_by_one(tmp_path: Path) -> None:
 def test_a_database_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'nothing.db'}"
     result = keyosk({"KEYOSK_DATABASE_URL": url}, tmp_path, "doctor", "--json")
-    found = examined(result)
-    assert found["database"]["status"] == "wrong"
-    assert "keyosk serve sets it up" in found["database"]["found"]
+    checks = examined(result)
+    assert checks["database"]["status"] == "wrong"
+    assert "keyosk serve sets it up" in checks["database"]["found"]
     assert list(tmp_path.iterdir()) == []
     away = "postgresql://keyosk:hidden-word@127.0.0.1:1/keyosk"
     environment = {"KEYOSK_DATABASE_URL": away, "KEYOSK_SECRET_KEY": SECRET_KEY}
     result = keyosk(environment, tmp_path, "doctor", "--json")
-    found = examined(result)
-    assert "not available" in found["database"]["found"]
-    assert "KEYOSK_DATABASE_URL" in found["database"]["cure"]
+    checks = examined(result)
+    assert "not available" in checks["database"]["found"]
+    assert "KEYOSK_DATABASE_URL" in checks["database"]["cure"]
     assert "hidden-word" not in result.out
 
 
@@ -267,8 +267,8 @@ def test_settings_that_root_gave_to_the_group_of_keyosk_alone_are_closed(
 
 def test_a_backup_that_is_old_or_missing_is_told(server: LiveServer, tmp_path: Path) -> None:
     def status(folder: Path) -> str:
-        found = examined(doctor(server, "--json", "--backups", str(folder)))
-        return str(found["backup"]["found"] + found["backup"]["status"])
+        checks = examined(doctor(server, "--json", "--backups", str(folder)))
+        return str(checks["backup"]["found"] + checks["backup"]["status"])
 
     assert "is emptywrong" in status(tmp_path)
     copy = tmp_path / "keyosk.db"
@@ -280,17 +280,17 @@ def test_a_backup_that_is_old_or_missing_is_told(server: LiveServer, tmp_path: P
 
 def test_an_issuer_that_is_elsewhere_is_called_as_others_see_it(server: LiveServer) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    found = examined(doctor(server, "--json", KEYOSK_ISSUER=nobody))
-    assert found["issuer"]["status"] == "wrong"
-    assert "cannot be reached" in found["issuer"]["found"]
-    assert found["proxies"]["status"] == "wrong"
-    assert "KEYOSK_TRUSTED_PROXIES" in found["proxies"]["cure"]
+    checks = examined(doctor(server, "--json", KEYOSK_ISSUER=nobody))
+    assert checks["issuer"]["status"] == "wrong"
+    assert "cannot be reached" in checks["issuer"]["found"]
+    assert checks["proxies"]["status"] == "wrong"
+    assert "KEYOSK_TRUSTED_PROXIES" in checks["proxies"]["cure"]
     trusting = {"KEYOSK_ISSUER": nobody, "KEYOSK_TRUSTED_PROXIES": "127.0.0.1"}
     assert examined(doctor(server, "--json", **trusting))["proxies"]["status"] == "ok"
     # Another Keyosk answers there: it calls itself otherwise.
     other = f"http://localhost:{server.port}"
-    found = examined(doctor(server, "--json", KEYOSK_ISSUER=other))
-    assert found["issuer"]["found"] == f"{other} calls itself {server.url}"
+    checks = examined(doctor(server, "--json", KEYOSK_ISSUER=other))
+    assert checks["issuer"]["found"] == f"{other} calls itself {server.url}"
 
 
 def test_a_server_whose_clock_is_wrong_is_told(server: LiveServer, tmp_path: Path) -> None:

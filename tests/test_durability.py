@@ -58,18 +58,18 @@ def write(server: LiveServer, token: str, names: Any, record: Record) -> None:
 
 
 def survivors(client: Client) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    accounts: dict[str, dict[str, Any]] = {}
     path: str | None = "/accounts?limit=200"
     while path is not None:
         response = client.get(path)
         assert response.status_code == 200, response.text
-        found |= {
+        accounts |= {
             item["username"]: item
             for item in response.json()["items"]
             if item["username"].startswith("survivor-")
         }
         path = response.links.get("next", {}).get("url")
-    return found
+    return accounts
 
 
 def kid_of(token: str) -> str:
@@ -112,10 +112,12 @@ def test_a_kill_amid_writes_loses_no_acknowledged_account_or_half(own_server: Li
         server.start()
 
         # The admin's old token works on: the signing key is the same.
-        found = survivors(admin)
-        assert set(record.acknowledged) <= found.keys() <= record.asked, round_
-        assert len(found) - len(record.acknowledged) <= round_ * WRITERS  # only what was under way
-        for name, account in found.items():
+        surviving = survivors(admin)
+        assert set(record.acknowledged) <= surviving.keys() <= record.asked, round_
+        assert (
+            len(surviving) - len(record.acknowledged) <= round_ * WRITERS
+        )  # only what was under way
+        for name, account in surviving.items():
             assert account["has_password"], name
             assert admin.get(f"/accounts/{name}/grants").json() == grants, name
 

@@ -56,8 +56,8 @@ listen:
 modules: {{}}
 """
         )
-        found = sorted(Path("/usr/lib").glob("*/ejabberd-*/ebin"))
-        code = found[0] if found else missing("ejabberd's code")
+        folders = sorted(Path("/usr/lib").glob("*/ejabberd-*/ebin"))
+        code = folders[0] if folders else missing("ejabberd's code")
         # The command itself, without ejabberdctl, which would leave a daemon of Erlang's behind.
         self.process = subprocess.Popen(
             [

@@ -179,8 +179,8 @@ def _entries(server: LiveServer, **of: str) -> list[dict[str, Any]]:
 
 
 def _is_active(by: Person, text: str) -> bool:
-    found: bool = done(by.login().post("/auth/introspect", data={"token": text}))["active"]
-    return found
+    is_active: bool = done(by.login().post("/auth/introspect", data={"token": text}))["active"]
+    return is_active
 
 
 _LOSSES: dict[str, Callable[[Chain], requests.Response]] = {

@@ -51,26 +51,26 @@ def in_time(fields: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]
 def explain(client: Client, **body: Any) -> dict[str, Any]:
     response = client.post("/auth/explain", json=body)
     assert response.headers["Cache-Control"] == "no-store"
-    found: dict[str, Any] = done(response)
-    return found
+    explanation: dict[str, Any] = done(response)
+    return explanation
 
 
-def reasons(found: dict[str, Any]) -> dict[str, str]:
-    return {each["name"]: each["reason"] for each in found["missing"]}
+def reasons(explanation: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["reason"] for each in explanation["missing"]}
 
 
 def test_it_tells_what_the_token_would_be(admin: Client, alice: Person, todo: str) -> None:
-    found = explain(admin, account=alice.username)
+    explanation = explain(admin, account=alice.username)
     token = token_of(alice)
 
     claims = jwt.decode(token, options={"verify_signature": False})
-    assert found["granted"] is True
-    assert found["claims"].keys() == claims.keys() - {"jti"}
+    assert explanation["granted"] is True
+    assert explanation["claims"].keys() == claims.keys() - {"jti"}
     for name in ("iss", "sub", "aud", "scope", "client_id", "amr"):
-        assert found["claims"][name] == claims[name]
-    assert found["size"] == len(token)
-    assert found["scopes"] == [{"name": f"{todo}:read", "through": "grant", "until": None}]
-    assert found["missing"] == []
+        assert explanation["claims"][name] == claims[name]
+    assert explanation["size"] == len(token)
+    assert explanation["scopes"] == [{"name": f"{todo}:read", "through": "grant", "until": None}]
+    assert explanation["missing"] == []
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def test_it_tells_why_a_scope_is_missing(
     audience = [change["audience"]] if "audience" in change else []
 
     body = {"account": alice.username, "credential": "api_key", "api_key": key}
-    found = explain(admin, **body, scope=name, audience=audience)
+    explanation = explain(admin, **body, scope=name, audience=audience)
 
-    assert (found["granted"], found["error"]) == (False, "invalid_scope")
-    assert reasons(found) == {name: reason}
+    assert (explanation["granted"], explanation["error"]) == (False, "invalid_scope")
+    assert reasons(explanation) == {name: reason}
     data = {"scope": name, "audience": audience}
     response = alice.login(secret).post("/auth/token", data=data)
-    assert response.json()["error"] == found["error"]
-    assert response.json()["error_description"] == found["error_description"]
+    assert response.json()["error"] == explanation["error"]
+    assert response.json()["error_description"] == explanation["error_description"]
 
 
 def test_grants_missing_in_the_token_are_told_too(admin: Client, alice: Person, todo: str) -> None:
@@ -143,8 +143,12 @@ def test_it_tells_why_the_login_is_refused(
         fields, wait = in_time(change)
         done(admin.patch(alice.path, json=fields))
         wait()
-    found = explain(admin, **body)
-    assert (found["granted"], found["error"], found["reason"]) == (False, "invalid_client", reason)
+    explanation = explain(admin, **body)
+    assert (explanation["granted"], explanation["error"], explanation["reason"]) == (
+        False,
+        "invalid_client",
+        reason,
+    )
 
 
 def test_everybody_asks_about_themselves_and_few_about_others(admin: Client, alice: Person) -> None:
@@ -195,9 +199,9 @@ def test_the_size_is_known_before_there_is_any_key(installation: Installation) -
 
 
 def test_a_held_scope_is_not_missing_for_another(admin: Client, alice: Person, todo: str) -> None:
-    found = explain(admin, account=alice.id, scope=f"{todo}:read {todo}:write")
-    assert found["error"] == "invalid_scope"
-    assert reasons(found) == {f"{todo}:write": "not_granted"}
+    explanation = explain(admin, account=alice.id, scope=f"{todo}:read {todo}:write")
+    assert explanation["error"] == "invalid_scope"
+    assert reasons(explanation) == {f"{todo}:write": "not_granted"}
 
 
 def test_what_keyosk_admin_stands_for_is_missing_for_the_same_reasons(admin: Client) -> None:
@@ -218,11 +222,11 @@ def test_a_login_that_is_refused_gets_none_of_its_scopes_for_that_reason(
     admin: Client, alice: Person, todo: str
 ) -> None:
     done(admin.patch(alice.path, json={"enabled": False}))
-    found = explain(admin, account=alice.id)
-    assert reasons(found) == {f"{todo}:read": "account_disabled"}
+    explanation = explain(admin, account=alice.id)
+    assert reasons(explanation) == {f"{todo}:read": "account_disabled"}
     # As the token endpoint says it, which does not tell why; ``reason`` does.
     response = alice.login().post("/auth/token").json()
-    assert {name: found[name] for name in response} == response
+    assert {name: explanation[name] for name in response} == response
 
 
 @pytest.mark.parametrize("asked", [{"scope": "two  spaces"}, {"audience": [""]}])
@@ -230,10 +234,10 @@ def test_odd_parameters_end_as_at_the_token_endpoint(
     admin: Client, alice: Person, asked: dict[str, Any]
 ) -> None:
     response = alice.login().post("/auth/token", json=asked)
-    found = explain(admin, account=alice.id, **asked)
-    assert found["granted"] is (response.status_code == 200)
-    if not found["granted"]:
-        assert {name: found[name] for name in response.json()} == response.json()
+    explanation = explain(admin, account=alice.id, **asked)
+    assert explanation["granted"] is (response.status_code == 200)
+    if not explanation["granted"]:
+        assert {name: explanation[name] for name in response.json()} == response.json()
 
 
 def test_the_document_names_the_scope_that_questions_about_others_need(admin: Client) -> None:

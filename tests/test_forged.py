@@ -105,7 +105,7 @@ class Forge:
 
 def forgeries(forge: Forge) -> dict[str, str]:
     """Every forgery, by what it tries."""
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     good = forge.right()
     head, body, signature = good.split(".")
     raw = base64.urlsafe_b64decode(signature + "==")
@@ -113,12 +113,12 @@ def forgeries(forge: Forge) -> dict[str, str]:
 
     # 2.1, 3.1: the algorithm
     for word in NONE:
-        found[f"none {word!r}"] = f"{part(forge.head(alg=word))}.{body}."
-        found[f"none with a signature {word!r}"] = (
+        by_name[f"none {word!r}"] = f"{part(forge.head(alg=word))}.{body}."
+        by_name[f"none with a signature {word!r}"] = (
             f"{part(forge.head(alg=word))}.{body}.{signature}"
         )
     for value in (None, ["ES256"], {"ES256": 1}, 1, True, ...):
-        found[f"alg {value!r}"] = forge.right(forge.head(alg=value))
+        by_name[f"alg {value!r}"] = forge.right(forge.head(alg=value))
     public_key = forge.key.public_key()
     pem = material.public_pem(forge.public).encode()
     secrets = {
@@ -143,17 +143,17 @@ def forgeries(forge: Forge) -> dict[str, str]:
         for name, secret in secrets.items():
             content = f"{part(forge.head(alg=algorithm))}.{body}"
             mac = hmac.digest(secret, content.encode(), digest)
-            found[f"{algorithm} with the {name}"] = f"{content}.{b64(mac)}"
+            by_name[f"{algorithm} with the {name}"] = f"{content}.{b64(mac)}"
     content = f"{part(forge.head(alg='ES384'))}.{body}"
     der = forge.key.sign(content.encode(), ec.ECDSA(hashes.SHA384()))
-    found["ES384 by the right key"] = f"{content}.{b64(der)}"
-    found["es256 in small letters"] = forge.right(forge.head(alg="es256"))
+    by_name["ES384 by the right key"] = f"{content}.{b64(der)}"
+    by_name["es256 in small letters"] = forge.right(forge.head(alg="es256"))
     for algorithm in ("RS256", "PS256", "EdDSA"):
         key = material.generate(algorithm)
         other = forge.head(alg=algorithm)
-        found[f"{algorithm} by another key"] = forge.sign(part(other), body, key, algorithm)
+        by_name[f"{algorithm} by another key"] = forge.sign(part(other), body, key, algorithm)
         named = forge.head(alg=algorithm, kid=material.public_jwk(key, algorithm)["kid"])
-        found[f"{algorithm} by its own kid"] = forge.sign(part(named), body, key, algorithm)
+        by_name[f"{algorithm} by its own kid"] = forge.sign(part(named), body, key, algorithm)
 
     # 2.2, 3.2: the signature
     number = int.from_bytes(s)
@@ -173,9 +173,9 @@ def forgeries(forge: Forge) -> dict[str, str]:
         "ones": (1).to_bytes(32) * 2,
     }
     for name, forged in weak.items():
-        found[f"signature {name}"] = f"{head}.{body}.{b64(forged)}"
-    found["claims changed"] = f"{head}.{part(forge.body(sub='admin'))}.{signature}"
-    found["header changed"] = f"{part(forge.head(typ='AT+JWT'))}.{body}.{signature}"
+        by_name[f"signature {name}"] = f"{head}.{body}.{b64(forged)}"
+    by_name["claims changed"] = f"{head}.{part(forge.body(sub='admin'))}.{signature}"
+    by_name["header changed"] = f"{part(forge.head(typ='AT+JWT'))}.{body}.{signature}"
 
     # 3.10, 3.5: keys that the token brings or tells of, and the kid
     brought = {
@@ -192,8 +192,8 @@ def forgeries(forge: Forge) -> dict[str, str]:
     for name, own in brought.items():
         for kid in (forge.signer.kid, forge.stranger["kid"], ...):
             by = part(forge.head(kid=kid, **{name: own}))
-            found[f"{name} {str(kid)[:9]}"] = forge.sign(by, body, forge.foreign)
-        found[f"{name} by the right key"] = forge.right(forge.head(**{name: own}))
+            by_name[f"{name} {str(kid)[:9]}"] = forge.sign(by, body, forge.foreign)
+        by_name[f"{name} by the right key"] = forge.right(forge.head(**{name: own}))
     kids: tuple[Any, ...] = (
         *("../../../../dev/null", "/dev/null", "x' OR '1'='1", "'; DROP TABLE account; --", ""),
         *("| sleep 9", forge.trap, "\u0000", forge.signer.kid.lower(), f" {forge.signer.kid}"),
@@ -201,23 +201,23 @@ def forgeries(forge: Forge) -> dict[str, str]:
         *(None, 0, -1, 1.5, True, [], [forge.signer.kid], {}, {"kid": forge.signer.kid}, ...),
     )
     for kid in kids:
-        found[f"kid {kid!r}"[:60]] = forge.right(forge.head(kid=kid))
-        found[f"kid {kid!r}"[:60] + " foreign"] = forge.sign(
+        by_name[f"kid {kid!r}"[:60]] = forge.right(forge.head(kid=kid))
+        by_name[f"kid {kid!r}"[:60] + " foreign"] = forge.sign(
             part(forge.head(kid=kid)), body, forge.foreign
         )
-    found["another key under our kid"] = forge.sign(head, body, forge.foreign)
+    by_name["another key under our kid"] = forge.sign(head, body, forge.foreign)
 
     # RFC 7515 section 4.1.11, RFC 7797
     for crit in (["x"], ["exp"], ["b64"], [], "x", None, ["alg"]):
-        found[f"crit {crit!r}"] = forge.right(forge.head(crit=crit, x=1, b64=True))
-    found["crit alone"] = forge.right(forge.head(crit=["exp"]))
+        by_name[f"crit {crit!r}"] = forge.right(forge.head(crit=crit, x=1, b64=True))
+    by_name["crit alone"] = forge.right(forge.head(crit=["exp"]))
     detached = json.dumps(forge.claims)
     unencoded = forge.head(b64=False, crit=["b64"])
-    found["b64 false"] = forge.right(unencoded)
-    found["b64 false, in the clear"] = forge.sign(part(unencoded), detached)
-    found["b64 false without crit"] = forge.right(forge.head(b64=False))
-    found["zip"] = forge.right(forge.head(zip="DEF"))
-    found["cty"] = forge.right(forge.head(cty="JWT"))
+    by_name["b64 false"] = forge.right(unencoded)
+    by_name["b64 false, in the clear"] = forge.sign(part(unencoded), detached)
+    by_name["b64 false without crit"] = forge.right(forge.head(b64=False))
+    by_name["zip"] = forge.right(forge.head(zip="DEF"))
+    by_name["cty"] = forge.right(forge.head(cty="JWT"))
 
     # 2.8, 3.11: other kinds
     for typ in (
@@ -225,13 +225,13 @@ def forgeries(forge: Forge) -> dict[str, str]:
         *("application/at+jwt", "dpop+jwt", "refresh+jwt", "audit-checkpoint+jwt"),
         *(None, 1, ["at+jwt"], {"at+jwt": 1}, ...),
     ):
-        found[f"typ {typ!r}"] = forge.right(forge.head(typ=typ))
-    found["refresh token"] = forge.refresh
-    found["nested"] = forge.sign(head, b64(json.dumps(good)))
-    found["nested with cty"] = forge.sign(part(forge.head(cty="JWT")), b64(good))
+        by_name[f"typ {typ!r}"] = forge.right(forge.head(typ=typ))
+    by_name["refresh token"] = forge.refresh
+    by_name["nested"] = forge.sign(head, b64(json.dumps(good)))
+    by_name["nested with cty"] = forge.sign(part(forge.head(cty="JWT")), b64(good))
     jwe = part({"alg": "dir", "enc": "A256GCM", "kid": forge.signer.kid})
-    found["JWE"] = f"{jwe}..{b64(bytes(12))}.{body}.{b64(bytes(16))}"
-    found["JSON serialization"] = json.dumps(
+    by_name["JWE"] = f"{jwe}..{b64(bytes(12))}.{body}.{b64(bytes(16))}"
+    by_name["JSON serialization"] = json.dumps(
         {"payload": body, "signatures": [{"protected": head, "signature": signature}]}
     )
 
@@ -239,34 +239,36 @@ def forgeries(forge: Forge) -> dict[str, str]:
     doubled = json.dumps(forge.header)
     for name, text in (("alg", "none"), ("kid", forge.stranger["kid"]), ("typ", "x")):
         later = f'{doubled[:-1]},"{name}":"{text}"}}'
-        found[f"{name} twice, bad last"] = forge.sign(b64(later), body)
-        found[f"{name} twice, good last"] = forge.sign(
+        by_name[f"{name} twice, bad last"] = forge.sign(b64(later), body)
+        by_name[f"{name} twice, good last"] = forge.sign(
             b64(f'{{"{name}":"{text}",{doubled[1:]}'), body
         )
-    found["same member twice"] = forge.sign(b64(f'{doubled[:-1]},"alg":"ES256"}}'), body)
-    found["escaped member twice"] = forge.sign(b64(f'{doubled[:-1]},"\\u0061lg":"none"}}'), body)
+    by_name["same member twice"] = forge.sign(b64(f'{doubled[:-1]},"alg":"ES256"}}'), body)
+    by_name["escaped member twice"] = forge.sign(b64(f'{doubled[:-1]},"\\u0061lg":"none"}}'), body)
     for name, text in {
         "array": "[]", "text": '"x"', "number": "1", "null": "null", "nothing": "",
         "deep": "[" * 2000, "no json": "{", "pairs": '[["alg","ES256"]]',
     }.items():  # fmt: skip
-        found[f"header {name}"] = forge.sign(b64(text), body)
-        found[f"claims {name}"] = forge.sign(head, b64(text))
-    found["header utf-16"] = forge.sign(b64(doubled.encode("utf-16")), body)
-    found["header latin-1"] = forge.sign(b64(b'{"alg":"ES256","kid":"\xe9","typ":"at+jwt"}'), body)
-    found["padding"] = f"{good}=" if len(signature) % 4 == 3 else f"{good}=="
-    found["padding in the middle"] = forge.sign(head + "=", body)
+        by_name[f"header {name}"] = forge.sign(b64(text), body)
+        by_name[f"claims {name}"] = forge.sign(head, b64(text))
+    by_name["header utf-16"] = forge.sign(b64(doubled.encode("utf-16")), body)
+    by_name["header latin-1"] = forge.sign(
+        b64(b'{"alg":"ES256","kid":"\xe9","typ":"at+jwt"}'), body
+    )
+    by_name["padding"] = f"{good}=" if len(signature) % 4 == 3 else f"{good}=="
+    by_name["padding in the middle"] = forge.sign(head + "=", body)
     for letter in ("=", "!", "+", "/", "%3D", "\u00a0", ","):
-        found[f"{letter!r} after"] = f"{good}{letter}"
-        found[f"{letter!r} within"] = f"{head}.{body[:5]}{letter}{body[5:]}.{signature}"
-    found["space within"] = f"{head}.{body}. {signature}"
+        by_name[f"{letter!r} after"] = f"{good}{letter}"
+        by_name[f"{letter!r} within"] = f"{head}.{body[:5]}{letter}{body[5:]}.{signature}"
+    by_name["space within"] = f"{head}.{body}. {signature}"
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     stray = letters[letters.index(signature[-1]) ^ 1]
-    found["stray bits"] = f"{good[:-1]}{stray}"
-    found["other alphabet"] = good.replace("-", "+").replace("_", "/") + "+"
+    by_name["stray bits"] = f"{good[:-1]}{stray}"
+    by_name["other alphabet"] = good.replace("-", "+").replace("_", "/") + "+"
     for dots in (f"{good}.", f".{good}", f"{good}.{signature}", f"{head}.{body}", head, ".", ".."):
-        found[f"dots {dots[:3]}{dots.count('.')}{len(dots)}"] = dots
-    found["long header"] = forge.right(forge.head(kid="k" * 5000))
-    found["long claims"] = forge.right(body=forge.body(x="x" * 5000))
+        by_name[f"dots {dots[:3]}{dots.count('.')}{len(dots)}"] = dots
+    by_name["long header"] = forge.right(forge.head(kid="k" * 5000))
+    by_name["long claims"] = forge.right(body=forge.body(x="x" * 5000))
 
     # 3.8, 3.9, 3.10: the claims
     now = int(time.time())
@@ -290,8 +292,8 @@ def forgeries(forge: Forge) -> dict[str, str]:
           for each in claim("key_id", (None, 1, [], {}, "x", "\0", ...))),
     ]  # fmt: skip
     for change in claims:
-        found[f"claims {change!r}"[:80]] = forge.right(body=forge.body(**change))
-    return found
+        by_name[f"claims {change!r}"[:80]] = forge.right(body=forge.body(**change))
+    return by_name
 
 
 def claim(name: str, values: Iterable[Any]) -> list[dict[str, Any]]:

@@ -29,8 +29,8 @@ class Setting:
     def _post(self, path: str, **body: Any) -> dict[str, Any]:
         response = self.admin.post(path, json=body)
         assert response.status_code == 201, response.text
-        found: dict[str, Any] = response.json()
-        return found
+        body_sent_back: dict[str, Any] = response.json()
+        return body_sent_back
 
     def basic(self) -> Client:
         return Client(self.server.url, auth=(self.username.encode(), self.secret.encode()))  # type: ignore[arg-type]

@@ -146,9 +146,9 @@ def test_protecting_a_service_takes_at_most_six_lines(page: str) -> None:
 @pytest.mark.skipif(not shutil.which("gofmt"), reason="no Go here")
 def test_the_files_for_go_are_written_as_gofmt_writes_them(tmp_path: Path) -> None:
     """The libraries come from a registry that the tests do not reach, so they are not built."""
-    found = re.findall(r"^```go\n(// (\S+\.go)\n.*?)^```$", _text("go"), re.DOTALL | re.MULTILINE)
-    assert [name for _, name in found] == ["main.go", "keyosk.go"]
-    for text, name in found:
+    files = re.findall(r"^```go\n(// (\S+\.go)\n.*?)^```$", _text("go"), re.DOTALL | re.MULTILINE)
+    assert [name for _, name in files] == ["main.go", "keyosk.go"]
+    for text, name in files:
         (tmp_path / name).write_text(text)
     result = execute(["gofmt", "-d", tmp_path])
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -52,11 +52,11 @@ def todo(admin: Client) -> None:
 @pytest.mark.parametrize("snippet", GUIDE, ids=lambda snippet: snippet.title)
 def test_a_service_refuses_bad_tokens(server: LiveServer, folder: Path, snippet: Snippet) -> None:
     more = ["--revocations"] if snippet.is_ours else []
-    found = services.verdicts(server, folder, snippet, *more)
-    assert len(found) >= 25
+    verdicts = services.verdicts(server, folder, snippet, *more)
+    assert len(verdicts) >= 25
     if not snippet.is_ours:
-        assert found.pop("revoked") == "not polled"  # as the guide says
-    assert set(found.values()) == {"right"}, found
+        assert verdicts.pop("revoked") == "not polled"  # as the guide says
+    assert set(verdicts.values()) == {"right"}, verdicts
 
 
 def test_a_service_is_tested_without_a_server(folder: Path) -> None:

@@ -515,7 +515,7 @@ def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[i
         "role": make_role(admin),
     }
     hostile = Hostile(seed, token(), f"{attacker.username}:{secret}", known)
-    found: Counter[int] = Counter()
+    statuses: Counter[int] = Counter()
     source = live.source()
     for sent in range(number):
         if sent % 5 == 0:
@@ -530,12 +530,12 @@ def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[i
             if response is None:
                 # Closed on what is too large to read: the response may be lost on the way.
                 assert len(request) > 8000
-                found[0] += 1
+                statuses[0] += 1
                 continue
             check(request, response)
         except (AssertionError, KeyError, ValueError, TimeoutError) as error:
             raise AssertionError(f"seed {seed}, request {sent}: {request[:600]!r}") from error
-        found[response.status] += 1
+        statuses[response.status] += 1
     with server.log.open("rb") as log:
         log.seek(logged)
         said = log.read()
@@ -544,13 +544,13 @@ def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[i
     for line in said.splitlines():
         assert isinstance(json.loads(line), dict), line
     assert server.client().get("/health/ready").status_code == 200
-    return found
+    return statuses
 
 
 def test_hundreds_of_hostile_requests_are_answered_well(server: LiveServer, admin: Client) -> None:
-    found = fire(server, admin, "quick", 400)
-    assert found[0] < 20
-    assert {200, 400, 401, 404, 405, 422} <= found.keys()
+    statuses = fire(server, admin, "quick", 400)
+    assert statuses[0] < 20
+    assert {200, 400, 401, 404, 405, 422} <= statuses.keys()
 
 
 @pytest.mark.slow
@@ -558,9 +558,9 @@ def test_hundreds_of_hostile_requests_are_answered_well(server: LiveServer, admi
 def test_thousands_of_hostile_requests_are_answered_in_order(
     server: LiveServer, admin: Client, seed: str
 ) -> None:
-    found = fire(server, admin, seed, 1_000)
-    assert sum(found.values()) == 1_000
-    assert {200, 400, 401, 404, 405, 413, 414, 415, 422, 431} <= found.keys()
+    statuses = fire(server, admin, seed, 1_000)
+    assert sum(statuses.values()) == 1_000
+    assert {200, 400, 401, 404, 405, 413, 414, 415, 422, 431} <= statuses.keys()
 
 
 @table(

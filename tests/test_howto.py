@@ -98,9 +98,11 @@ def test_the_service_of_the_guides_gets_a_caller_whose_token_passes(tmp_path: Pa
         (path, sent), without = seen
         assert (path, without) == ("/todos", ("/todos", None))
         asked = {"token": (sent or "").removeprefix("Bearer ")}
-        found = server.client("admin", ADMIN_PASSWORD).post("/auth/introspect", data=asked).json()
-    assert (found["username"], found["scope"]) == ("carol", "todo:read todo:write")
-    assert found["aud"] == ["todo"]
+        introspected = (
+            server.client("admin", ADMIN_PASSWORD).post("/auth/introspect", data=asked).json()
+        )
+    assert (introspected["username"], introspected["scope"]) == ("carol", "todo:read todo:write")
+    assert introspected["aud"] == ["todo"]
 
 
 def b64(value: bytes) -> str:

@@ -28,24 +28,24 @@ def text(alice: Person) -> str:
 @pytest.fixture
 def backend_of(admin: Client, todo: str) -> Person:
     """The account that acts for the service todo."""
-    found = make_person(admin)
-    done(admin.patch(f"/services/{todo}", json={"account": found.username.upper()}))
-    return found
+    backend = make_person(admin)
+    done(admin.patch(f"/services/{todo}", json={"account": backend.username.upper()}))
+    return backend
 
 
 def introspect(person: Person, token: str, **fields: str) -> dict[str, Any]:
     response = person.login().post("/auth/introspect", data={"token": token, **fields})
     assert response.headers["Cache-Control"] == "no-store"
-    found: dict[str, Any] = done(response)
-    return found
+    document: dict[str, Any] = done(response)
+    return document
 
 
 def test_its_owner_sees_what_it_is(server: LiveServer, alice: Person, todo: str, text: str) -> None:
-    found = introspect(alice, text, token_type_hint="access_token")
-    times = [found.pop(name) for name in ("iat", "exp")]
+    document = introspect(alice, text, token_type_hint="access_token")
+    times = [document.pop(name) for name in ("iat", "exp")]
     assert times[1] - times[0] == 900
-    assert len(found.pop("jti")) == 36
-    assert found == {
+    assert len(document.pop("jti")) == 36
+    assert document == {
         "active": True,
         "scope": f"{todo}:read",
         "client_id": alice.username,

@@ -259,9 +259,9 @@ def test_a_kill_at_any_step_leaves_what_a_start_carries_on(prepared_url: str, st
         assert process.exitcode in (0, -signal.SIGKILL)
         with installed(prepared_url, clock=Clock(moment)) as again:
             again.rotation.advance()
-            found = states(again)
-            assert found.count("active") == 1
-            assert found.count("next") + found.count("retired") == 1
+            after = states(again)
+            assert after.count("active") == 1
+            assert after.count("next") + after.count("retired") == 1
             assert signing(again) in published(again)
 
 

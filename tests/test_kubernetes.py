@@ -80,13 +80,13 @@ def chart() -> Iterator[helm_python.Chart]:
 def rendered(chart: helm_python.Chart, values: dict[str, Any]) -> dict[str, Manifest]:
     """The objects that Helm makes, by kind and name."""
     files = chart.render(values, name="login", namespace="keyosk")
-    found = {}
+    manifests = {}
     for name, text in files.items():
         if name.endswith(".yaml"):
             for each in yaml.safe_load_all(text):
                 if each is not None:
-                    found[f"{each['kind']}/{each['metadata']['name']}"] = each
-    return found
+                    manifests[f"{each['kind']}/{each['metadata']['name']}"] = each
+    return manifests
 
 
 def pod_of(objects: dict[str, Manifest]) -> Manifest:
@@ -100,9 +100,9 @@ def environment_of(pod: Manifest) -> dict[str, str]:
 
 @pytest.mark.parametrize("values", [NEEDED, EVERYTHING], ids=["needed", "everything"])
 def test_helm_has_nothing_to_say_against_the_chart(values: dict[str, Any]) -> None:
-    found = helm_python.lint(str(CHART), values, strict=True)
-    assert found["errors"] == []
-    assert [each["error"] for each in found["messages"]] == ["icon is recommended"]
+    lint = helm_python.lint(str(CHART), values, strict=True)
+    assert lint["errors"] == []
+    assert [each["error"] for each in lint["messages"]] == ["icon is recommended"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -42,10 +42,10 @@ class Links(HTMLParser):
 def test_programs_get_an_index_whose_addresses_exist(
     server: LiveServer, anybody: Client, accept: str
 ) -> None:
-    found = anybody.get("/", headers={"Accept": accept})
-    assert found.headers["Content-Type"] == "application/json"
-    assert found.headers["Vary"] == "Accept"
-    index = found.json()
+    response = anybody.get("/", headers={"Accept": accept})
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Vary"] == "Accept"
+    index = response.json()
     assert (index["name"], index["issuer"]) == ("Keyosk", server.url)
     assert index["version"] == version("keyosk")
     links = index["links"]
@@ -58,10 +58,10 @@ def test_programs_get_an_index_whose_addresses_exist(
 def test_browsers_get_a_page_that_loads_nothing_and_whose_links_work(
     server: LiveServer, anybody: Client
 ) -> None:
-    found = anybody.get("/", headers={"Accept": BROWSER})
-    assert found.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert found.headers["Vary"] == "Accept"
-    page = Links(found.text)
+    response = anybody.get("/", headers={"Accept": BROWSER})
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert response.headers["Vary"] == "Accept"
+    page = Links(response.text)
     assert f"{server.url}/docs" in page.targets
     assert f"{server.url}/openapi.json" in page.targets
     for target in page.targets:
@@ -69,15 +69,15 @@ def test_browsers_get_a_page_that_loads_nothing_and_whose_links_work(
         assert anybody.get(target).status_code in (200, 303), target
     assert page.loaded == ["data:,"]
     assert not page.tags & {"script", "form", "iframe", "img"}
-    assert version("keyosk") in found.text
+    assert version("keyosk") in response.text
 
 
 def test_the_policy_lets_the_one_style_sheet_in_and_nothing_else(anybody: Client) -> None:
-    found = anybody.get("/", headers={"Accept": BROWSER})
+    response = anybody.get("/", headers={"Accept": BROWSER})
     policy = dict(
-        part.split(" ", 1) for part in found.headers["Content-Security-Policy"].split("; ")
+        part.split(" ", 1) for part in response.headers["Content-Security-Policy"].split("; ")
     )
-    [style] = re.findall(r"<style>(.*?)</style>", found.text, re.DOTALL)
+    [style] = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert policy == {
         "default-src": "'none'",

@@ -148,11 +148,11 @@ def test_the_metrics_are_not_to_be_had_by_a_host_header(folder: Path) -> None:
     port = free_port()
     with Local(folder, metrics_bind=f"127.0.0.1:{port}", bind_mode="0600") as server:
         assert stat.S_IMODE(server.socket.stat().st_mode) == 0o600
-        found = curl(
+        status = curl(
             *("--unix-socket", str(server.socket), "-H", f"Host: localhost:{port}"),
             *("-o", "/dev/null", "-w", "%{http_code}", "http://keyosk/metrics"),
         )
-        assert found == "404"
+        assert status == "404"
         assert requests.get(f"http://127.0.0.1:{port}/metrics", timeout=60).status_code == 200
 
 
@@ -321,7 +321,7 @@ def test_a_proxy_at_a_socket_tells_clients_apart(folder: Path, start: Callable[.
 @pytest.fixture
 def activated(folder: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
     """Run ``keyosk serve`` by systemd's own program, once a client comes."""
-    found = shutil.which("systemd-socket-activate") or missing("systemd-socket-activate")
+    program = shutil.which("systemd-socket-activate") or missing("systemd-socket-activate")
     running: list[subprocess.Popen[bytes]] = []
 
     def run(*arguments: str, **settings: str) -> "subprocess.Popen[bytes]":
@@ -335,7 +335,7 @@ def activated(folder: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]
         named = [f"--setenv={name}={value}" for name, value in given.items()]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [found, *named, *arguments, *command("serve")],
+                [program, *named, *arguments, *command("serve")],
                 cwd=folder,
                 stdout=log,
                 stderr=log,

@@ -179,13 +179,13 @@ def test_a_search_is_in_the_order_of_its_names(installation: Installation, calle
             OPERATOR, [], username=username, display_name=display_name
         )
     for limit in (1, 2, 3, 5, 6):
-        found = caller.all("/accounts", q="AL", limit=limit)
-        assert [item["username"] for item in found] == ["carol", "bob", "alan", "albert", "alice"]
+        items = caller.all("/accounts", q="AL", limit=limit)
+        assert [item["username"] for item in items] == ["carol", "bob", "alan", "albert", "alice"]
     assert [
         item["username"] for item in caller.all("/accounts", q="al", limit=1, sort="-username")
     ] == ["carol", "bob", "alice", "albert", "alan"]
-    found = caller.all("/accounts", q="al", kind="person", limit=2)
-    assert len(found) == 5
+    items = caller.all("/accounts", q="al", kind="person", limit=2)
+    assert len(items) == 5
 
 
 def test_a_page_has_50_objects_unless_told_so(installation: Installation, caller: Caller) -> None:
@@ -342,14 +342,14 @@ def test_any_name_can_end_a_page(installation: Installation, caller: Caller) -> 
     for name in names:
         installation.api_keys.create(OPERATOR, "admin", name=name)
     for sort in ("name", "-name"):
-        found = caller.all("/accounts/admin/api-keys", sort=sort, limit=1)
-        assert sorted(item["name"] for item in found) == sorted(names)
+        items = caller.all("/accounts/admin/api-keys", sort=sort, limit=1)
+        assert sorted(item["name"] for item in items) == sorted(names)
     usernames = ["中" * 255, "\U00020000" * 255, "ñandú", "a'b", "a&b=c+d"]
     for username in usernames:
         installation.grants.create_account(OPERATOR, [], username=username)
     for sort in ("username", "-username"):
-        found = caller.all("/accounts", sort=sort, limit=1)
-        assert {item["username"] for item in found} == {*usernames, "admin"}
+        items = caller.all("/accounts", sort=sort, limit=1)
+        assert {item["username"] for item in items} == {*usernames, "admin"}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -468,9 +468,9 @@ FUTURE: Final = "2040-01-01T00:00:00Z"
 
 def names_of(caller: Caller, path: str, **query: Any) -> set[str]:
     """The names of what a filter lets pass, the same by pages and by count."""
-    found = caller.all(path, limit=2, **query)
-    assert caller.get(path, total="true", **query).headers["X-Total-Count"] == str(len(found))
-    return {str(item.get("username", item.get("name", item.get("action")))) for item in found}
+    items = caller.all(path, limit=2, **query)
+    assert caller.get(path, total="true", **query).headers["X-Total-Count"] == str(len(items))
+    return {str(item.get("username", item.get("name", item.get("action")))) for item in items}
 
 
 def test_filters_of_accounts(installation: Installation, caller: Caller) -> None:
@@ -546,13 +546,13 @@ def test_filters_of_all_api_keys(installation: Installation, caller: Caller) -> 
     off = keys.create(OPERATOR, "bob", name="off", enabled=False)
     keys.create(OPERATOR, "bob", name="ends", expires_at=2_000_000_000)
     path = "/api-keys"
-    found = {item["name"]: item for item in caller.items(path)}
-    assert found.keys() == {"mine", "off", "ends"}
-    assert (found["off"]["username"], found["off"]["account_id"]) == ("bob", bob.id)
-    assert found["mine"]["username"] == "admin"
+    by_name = {item["name"]: item for item in caller.items(path)}
+    assert by_name.keys() == {"mine", "off", "ends"}
+    assert (by_name["off"]["username"], by_name["off"]["account_id"]) == ("bob", bob.id)
+    assert by_name["mine"]["username"] == "admin"
     alone = caller.items("/accounts/bob/api-keys", sort="name")
     for item in alone:  # the same, with whose it is
-        assert {"account_id": bob.id, "username": "bob", **item} == found[item["name"]]
+        assert {"account_id": bob.id, "username": "bob", **item} == by_name[item["name"]]
     assert keys_of(caller, owner="BOB") == keys_of(caller, owner=bob.id)
     assert keys_of(caller, owner="bob") == {"off", "ends"}
     assert keys_of(caller, owner="nobody") == set()
@@ -569,7 +569,7 @@ def test_filters_of_all_api_keys(installation: Installation, caller: Caller) -> 
     assert keys_of(caller, unused_since=PAST) == set()
     assert keys_of(caller, prefix=off.key.prefix) == {"off"}
     assert keys_of(caller, prefix=off.key.prefix[:9]) == {"off"}
-    assert keys_of(caller, prefix="kysk_") == keys_of(caller, prefix="") == {*found}
+    assert keys_of(caller, prefix="kysk_") == keys_of(caller, prefix="") == {*by_name}
     digest = hashlib.sha256(mine.secret.encode()).hexdigest()
     assert keys_of(caller, digest=digest) == {"mine"}
     assert keys_of(caller, digest=digest.upper()) == {"mine"}
@@ -710,12 +710,12 @@ def test_the_object_that_a_page_looks_up_to_may_be_deleted_at_that_moment(
     monkeypatch.setattr("keyosk.audit.LOOKED_AT", 4)
     monkeypatch.setattr(accounts, "LOOKED_AT", 4)
     horizon, rows = store.horizon, Database.rows
-    found: list[Any] = []
+    items: list[Any] = []
 
     def rows_then_gone(self: Database, query: peewee.Query) -> list[dict[str, Any]]:
-        found.append(rows(self, query))
+        items.append(rows(self, query))
         self.write(deleted.clone())
-        return list(found[-1])
+        return list(items[-1])
 
     def beside(*arguments: Any, **named: Any) -> Any:
         with monkeypatch.context() as patched:
@@ -724,7 +724,7 @@ def test_the_object_that_a_page_looks_up_to_may_be_deleted_at_that_moment(
 
     monkeypatch.setattr(store, "horizon", beside)
     assert caller.get(path, **asked).status_code == 200
-    assert found[0]
+    assert items[0]
 
 
 @pytest.mark.parametrize(
@@ -771,7 +771,7 @@ def people(installation: Installation) -> None:
 
 
 @table(
-    ("q", "found"),
+    ("q", "expected"),
     [
         ("alic", {"alice", "alicia", "bob"}),
         ("ALIC", {"alice", "alicia", "bob"}),
@@ -806,8 +806,10 @@ def people(installation: Installation) -> None:
     ],
 )
 @pytest.mark.usefixtures("people")
-def test_q_is_the_beginning_of_a_name_in_any_case(caller: Caller, q: str, found: set[str]) -> None:
-    assert names_of(caller, "/accounts", q=q) == found
+def test_q_is_the_beginning_of_a_name_in_any_case(
+    caller: Caller, q: str, expected: set[str]
+) -> None:
+    assert names_of(caller, "/accounts", q=q) == expected
 
 
 #: What text inside a name finds of PEOPLE.
@@ -829,11 +831,11 @@ INSIDE: Final[dict[str, set[str]]] = {
 }
 
 
-@table(("text", "found"), INSIDE.items())
+@table(("text", "expected"), INSIDE.items())
 @pytest.mark.usefixtures("people")
-def test_text_inside_a_name_is_found_anyhow(caller: Caller, text: str, found: set[str]) -> None:
+def test_text_inside_a_name_is_found_anyhow(caller: Caller, text: str, expected: set[str]) -> None:
     for sort in ("created_at", "-username"):
-        assert names_of(caller, "/accounts", contains=text, sort=sort) == found
+        assert names_of(caller, "/accounts", contains=text, sort=sort) == expected
 
 
 def test_a_search_inside_names_reads_each_account_once_whatever_its_pages(
@@ -841,11 +843,11 @@ def test_a_search_inside_names_reads_each_account_once_whatever_its_pages(
 ) -> None:
     add_many(installation)
     for sort in ("created_at", "-created_at", "username", "updated_at"):
-        found = caller.all("/accounts", contains="-19", sort=sort, limit=200)
-        assert len(found) == len({item["id"] for item in found}) == 1_111, sort
+        items = caller.all("/accounts", contains="-19", sort=sort, limit=200)
+        assert len(items) == len({item["id"] for item in items}) == 1_111, sort
         key = sort.removeprefix("-")
-        assert found == sorted(
-            found, key=lambda item: (item[key], item["id"]), reverse=sort.startswith("-")
+        assert items == sorted(
+            items, key=lambda item: (item[key], item["id"]), reverse=sort.startswith("-")
         )
     if not installation.database.is_sqlite:
         return
@@ -889,16 +891,16 @@ def test_what_a_search_inside_names_finds_may_be_renamed_to_a_place_ahead(
 ) -> None:
     monkeypatch.setattr(accounts, "LOOKED_AT", 5)
     fill(installation, 23)
-    found: list[str] = []
+    items: list[str] = []
     for number, page in enumerate(
         caller.pages("/accounts", contains="user-", sort="username", limit=4)
     ):
         assert number < 40, "the list does not end"
-        found += [item["id"] for item in page]
+        items += [item["id"] for item in page]
         for item in page:
             name = f"vser-user-{number:04}-{item['id']}"
             installation.accounts.change(OPERATOR, item["id"], {"username": name})
-    assert len(set(found)) == 23
+    assert len(set(items)) == 23
 
 
 def steps_of(installation: Installation, read: Callable[[], Any]) -> int:

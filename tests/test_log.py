@@ -52,13 +52,13 @@ def test_every_line_is_json_with_its_keys_in_one_order(tmp_path: Path) -> None:
 def on_a_terminal(server: LiveServer) -> str:
     """What a server writes to a terminal while it answers some requests."""
     ours, theirs = pty.openpty()
-    found = b""
+    output = b""
 
     def read() -> None:
-        nonlocal found
+        nonlocal output
         with suppress(OSError):
             while data := os.read(ours, 65_536):
-                found += data
+                output += data
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -70,7 +70,7 @@ def on_a_terminal(server: LiveServer) -> str:
         os.close(theirs)
         reader.join(60)
         os.close(ours)
-    return found.decode().replace("\r\n", "\n")
+    return output.decode().replace("\r\n", "\n")
 
 
 TEXT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00 (DEBUG|INFO|WARNING|ERROR|CRITICAL) +\S.*")
@@ -136,8 +136,8 @@ def test_a_request_has_its_trace_in_the_log(tmp_path: Path) -> None:
 
 def line_of(lines: str, response: Any) -> dict[str, Any]:
     name = response.headers["X-Request-Id"]
-    found: dict[str, Any] = json.loads(next(x for x in lines.splitlines() if name in x))
-    return found
+    entry: dict[str, Any] = json.loads(next(x for x in lines.splitlines() if name in x))
+    return entry
 
 
 END = "The database is available again."
@@ -172,11 +172,11 @@ def has_warnings(server: LiveServer, number: int) -> bool:
 
 
 def warnings_of(server: LiveServer) -> list[str]:
-    found = []
+    messages = []
     for line in server.log.read_text().splitlines():
         with suppress(ValueError):
             entry = json.loads(line)
             # A login that fails at that moment may tell of what it could not write besides.
             if isinstance(entry, dict) and entry.get("logger") == "keyosk.storage.outage":
-                found.append(entry["message"])
-    return found
+                messages.append(entry["message"])
+    return messages

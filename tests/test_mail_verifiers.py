@@ -216,5 +216,5 @@ def test_dovecot_that_asks_takes_a_good_token_until_it_is_revoked(
 
 
 def alice_scopes(alice: Person) -> list[str]:
-    found = done(alice.login().get("/accounts/me/grants"))["scopes"]
-    return [each if isinstance(each, str) else each["name"] for each in found]
+    scopes = done(alice.login().get("/accounts/me/grants"))["scopes"]
+    return [each if isinstance(each, str) else each["name"] for each in scopes]

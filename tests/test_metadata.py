@@ -16,8 +16,8 @@ OPENID = "/.well-known/openid-configuration"
 
 @pytest.fixture
 def document(server: LiveServer) -> dict[str, Any]:
-    found: dict[str, Any] = server.client().get(PLAIN).json()
-    return found
+    metadata: dict[str, Any] = server.client().get(PLAIN).json()
+    return metadata
 
 
 def test_the_issuer_is_that_of_the_tokens_whatever_the_host_header_says(

@@ -79,10 +79,10 @@ def metered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metered]:
 @pytest.mark.slow
 def test_every_metric_has_its_series_from_the_start_at_0(tmp_path: Path) -> None:
     with Metered(tmp_path) as server:
-        found = {family.name: family for family in families(server.page().text)}
-        assert found.keys() == {family.name for family in FAMILIES}
+        by_name = {family.name: family for family in families(server.page().text)}
+        assert by_name.keys() == {family.name for family in FAMILIES}
         for family in FAMILIES:
-            shown = found[family.name]
+            shown = by_name[family.name]
             assert (shown.type, shown.documentation) == (family.kind, family.help)
             assert shown.samples, family.name
             if family.kind == "counter" and family.name != "keyosk_http_requests":

@@ -106,13 +106,13 @@ def metered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metered]:
 def scraped(metered: Metered) -> dict[str, float]:
     """The series of a running Keyosk as Prometheus has them, ``up`` among them."""
     use_it(metered)
-    found = {'up{job="keyosk",instance="a:9464"}': 1.0}
+    values = {'up{job="keyosk",instance="a:9464"}': 1.0}
     for family in families(metered.page().text):
         for sample in family.samples:
             labels = {"job": "keyosk", "instance": "a:9464", **sample.labels}
             written = ",".join(f'{name}="{value}"' for name, value in labels.items())
-            found[f"{sample.name}{{{written}}}"] = sample.value
-    return found
+            values[f"{sample.name}{{{written}}}"] = sample.value
+    return values
 
 
 @needs_promtool

@@ -73,8 +73,8 @@ def test_everything_is_there_after_a_move_to_postgresql(empty: str, tmp_path: Pa
         assert moved.client("alice", key).post("/auth/token").status_code == 200
         alice = moved.client("alice", PASSWORD)
         for text, is_active in ((issued["access_token"], True), (revoked, False)):
-            found = alice.post("/auth/introspect", data={"token": text}).json()
-            assert found["active"] is is_active
+            introspected = alice.post("/auth/introspect", data={"token": text}).json()
+            assert introspected["active"] is is_active
         asked = {"grant_type": "refresh_token", "refresh_token": issued["refresh_token"]}
         assert moved.client().post("/auth/token", data=asked).status_code == 200
         admin = moved.admin()

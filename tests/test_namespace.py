@@ -185,9 +185,9 @@ def test_what_two_services_shared_before_is_told_and_stays(installation: Install
     (finding,) = [each for each in installation.maintenance.check() if each.name == "services"]
 
     assert finding.faults == ("old is the name or an audience of more than one service: old, new",)
-    found = services.policy_for("old")
-    assert found is not None
-    assert found.name == old.name
+    policy = services.policy_for("old")
+    assert policy is not None
+    assert policy.name == old.name
     services.change(OPERATOR, "new", {"title": "Still to be changed"})
     with pytest.raises(Conflict):
         services.change(OPERATOR, "new", {"audiences": ["urn:new"]})

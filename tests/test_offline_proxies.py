@@ -31,14 +31,14 @@ class Trusted(Secured):
     """A Keyosk with TLS, and clients that trust its certificate."""
 
     def client(self, username: str | None = None, secret: str = "") -> Client:
-        found = super().client(username, secret)
-        found.session.verify = str(self.first[0])
-        return found
+        client = super().client(username, secret)
+        client.session.verify = str(self.first[0])
+        return client
 
     def admin(self) -> Client:
-        found = super().admin()
-        found.session.verify = str(self.first[0])
-        return found
+        client = super().admin()
+        client.session.verify = str(self.first[0])
+        return client
 
 
 class Scene:
@@ -232,17 +232,17 @@ def test_nginx_refuses_every_bad_token_but_the_revoked_one(
 def test_apache_takes_good_tokens_and_no_others(behind_apache: Scene) -> None:
     assert_good_tokens_pass(behind_apache)
     refused = bad_tokens(behind_apache)
-    found = {name: behind_apache.status(text) for name, text in refused.items()}
-    assert found == dict.fromkeys(refused, 401)
+    statuses = {name: behind_apache.status(text) for name, text in refused.items()}
+    assert statuses == dict.fromkeys(refused, 401)
 
 
 @pytest.mark.attack
 def test_envoy_takes_good_tokens_and_no_others(behind_envoy: Scene) -> None:
     assert_good_tokens_pass(behind_envoy)
     refused = bad_tokens(behind_envoy)
-    found = {name: behind_envoy.status(text) for name, text in refused.items()}
+    statuses = {name: behind_envoy.status(text) for name, text in refused.items()}
     forbidden = {"another audience", "without the scope"}
-    assert found == {name: 403 if name in forbidden else 401 for name in refused}
+    assert statuses == {name: 403 if name in forbidden else 401 for name in refused}
 
 
 def test_apache_fetches_the_keys_when_a_token_names_an_unknown_one(behind_apache: Scene) -> None:

@@ -228,11 +228,11 @@ def test_every_schema_has_an_example_that_fits_it(document: dict[str, Any]) -> N
 
 
 def test_every_example_of_an_answer_or_parameter_fits_it(document: dict[str, Any]) -> None:
-    found = 0
+    number = 0
     for schema, example in examples_beside_schemas(document):
         assert faults(document, schema, example) == []
-        found += 1
-    assert found > 20
+        number += 1
+    assert number > 20
 
 
 def examples_beside_schemas(node: Any) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -287,8 +287,8 @@ def quoted(text: str) -> list[str]:
 def field_of(document: Mapping[str, Any], shape: str, name: str) -> dict[str, Any]:
     schema = document["components"]["schemas"][shape]
     properties = schema["anyOf"][1]["properties"] if "anyOf" in schema else schema["properties"]
-    found: dict[str, Any] = properties[name]
-    return found
+    field: dict[str, Any] = properties[name]
+    return field
 
 
 def test_every_action_of_the_audit_log_is_described_and_no_other(document: dict[str, Any]) -> None:
@@ -653,10 +653,15 @@ def walk_services_and_roles(ask: Ask) -> tuple[str, str]:
     ask(200, "GET", f"{one}/scopes")
     ask(200, "PUT", f"{one}/scopes", json={"scopes": [read, write]})
     ask(404, "GET", f"{one}/verification")
-    found = {"url": "http://127.0.0.1:1/todos", "passed": True, "verdict": "Passed.", "failed": []}
-    ask(200, "PUT", f"{one}/verification", json=found)
+    verification = {
+        "url": "http://127.0.0.1:1/todos",
+        "passed": True,
+        "verdict": "Passed.",
+        "failed": [],
+    }
+    ask(200, "PUT", f"{one}/verification", json=verification)
     ask(200, "GET", f"{one}/verification")
-    ask(422, "PUT", f"{one}/verification", json={**found, "url": "http://a:b@127.0.0.1/"})
+    ask(422, "PUT", f"{one}/verification", json={**verification, "url": "http://a:b@127.0.0.1/"})
 
     key = {"Idempotency-Key": unique("key")}
     new_role = {"name": role, "scopes": [read]}

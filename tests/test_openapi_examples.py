@@ -56,12 +56,12 @@ def differences(example: Any, real: Any, *, exactly: bool, at: str = "$") -> Ite
                 )
     elif isinstance(example, list) and isinstance(real, list):
         for number, item in enumerate(example):
-            found = [
+            of_items = [
                 list(differences(item, each, exactly=exactly, at=f"{at}[{number}]"))
                 for each in real
             ]
-            if [] not in found and (exactly or real):
-                yield from min(found, key=len, default=[f"{at}: nothing is like {item}"])
+            if [] not in of_items and (exactly or real):
+                yield from min(of_items, key=len, default=[f"{at}: nothing is like {item}"])
     elif exactly and isinstance(example, str) and isinstance(real, str):
         if without_chance(example) != without_chance(real):
             yield f"{at}: {example!r} is {real!r}"
@@ -126,8 +126,8 @@ class Story:
         }
 
     def compare(self, response: requests.Response, schema: Any, *, exactly: bool) -> None:
-        found = list(differences(self.example(schema), response.json(), exactly=exactly))
-        assert found == [], f"{response.request.method} {response.url}: {response.text}"
+        faults = list(differences(self.example(schema), response.json(), exactly=exactly))
+        assert faults == [], f"{response.request.method} {response.url}: {response.text}"
 
     def filters(self, client: Client, path: str) -> None:
         """Each filter's example finds something, and so do all of them together."""
@@ -352,14 +352,14 @@ def tell_changes(story: Story, admin: Client) -> None:
     (made_up,) = actor["schema"]["examples"]
     target, me = story.real[made_up], done(admin.get("/accounts/me"))["id"]
     for name, value in (("actor", me), ("target", f"account/{target}")):
-        found = story.send(admin, "GET", "/audit", params={name: value}, exactly=False).json()
-        assert found["items"], name
+        page = story.send(admin, "GET", "/audit", params={name: value}, exactly=False).json()
+        assert page["items"], name
     for name, value in story.query(
         {each["name"]: each for each in described["parameters"] if "name" in each}
     ).items():
         if name not in ("actor", "target"):
-            found = story.send(admin, "GET", "/audit", params={name: value}, exactly=False).json()
-            assert found["items"], name
+            page = story.send(admin, "GET", "/audit", params={name: value}, exactly=False).json()
+            assert page["items"], name
     story.send(admin, "GET", "/audit", params={"sort": "-sequence"})
     for path in ("/audit/chain", "/diagnosis", "/settings", "/login-failures"):
         story.send(admin, "GET", path, params={}, exactly=False)

@@ -232,8 +232,8 @@ def test_what_the_loop_reads_is_read_without_a_thread(
         def token(username: str, secret: str, **form: str) -> str:
             response = client.post("/auth/token", auth=(username, secret), data=form)
             response.close()
-            found: str = response.get_json()["access_token"]
-            return found
+            text: str = response.get_json()["access_token"]
+            return text
 
         mine = token("alice", secret)
         admins = token("admin", ADMIN_PASSWORD, audience="keyosk")

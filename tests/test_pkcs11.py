@@ -133,9 +133,9 @@ def until(act: Callable[[], Any], is_right: Callable[[Any], bool]) -> Any:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with suppress(Unavailable):
-            found = act()
-            if is_right(found):
-                return found
+            result = act()
+            if is_right(result):
+                return result
         time.sleep(0.05)
     raise AssertionError("it did not come right")
 

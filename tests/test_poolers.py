@@ -30,12 +30,12 @@ both_modes = pytest.mark.parametrize("mode", MODES)
 
 
 def execute(url: str, *statements: str) -> list[Any]:
-    found: list[Any] = []
+    rows: list[Any] = []
     with psycopg.connect(url, autocommit=True) as session:
         for statement in statements:
             cursor = session.execute(statement.encode())
-            found = cursor.fetchall() if cursor.description else []
-    return found
+            rows = cursor.fetchall() if cursor.description else []
+    return rows
 
 
 def in_parallel(number: int, action: Callable[[int], requests.Response]) -> Counter[int]:
@@ -188,8 +188,8 @@ def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
                 return admin.patch(f"/accounts/{name}", json={"claims": {f"of-{number}": number}})
 
             assert in_parallel(60, change) == {200: 60}
-            found = admin.get(f"/accounts/{name}")
-            assert found.json()["claims"] == {f"of-{number}": number for number in range(60)}
+            response = admin.get(f"/accounts/{name}")
+            assert response.json()["claims"] == {f"of-{number}": number for number in range(60)}
             login = server.client("admin", ADMIN_PASSWORD)
             scope = {"scope": "offline_access", "audience": "keyosk"}
             assert admin.patch("/services/keyosk", json={"refresh_allowed": True}).ok

@@ -288,8 +288,8 @@ def wheel(name: str, package: str) -> str:
     except PackageNotFoundError:
         return missing(package)
     # Of two files of this name the other one only starts the first.
-    found = [Path(str(each.locate())).resolve() for each in files if each.name == name]
-    return str(max(found, key=lambda each: each.stat().st_size)) if found else missing(package)
+    paths = [Path(str(each.locate())).resolve() for each in files if each.name == name]
+    return str(max(paths, key=lambda each: each.stat().st_size)) if paths else missing(package)
 
 
 PROXIES = [nginx, caddy, traefik, envoy, haproxy]

@@ -33,8 +33,8 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    found = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    return [Block(language, text) for language, text in found]
+    matches = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [Block(language, text) for language, text in matches]
 
 
 def matches(stated: str, answered: str) -> bool:

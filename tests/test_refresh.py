@@ -66,13 +66,13 @@ def refused(response: requests.Response, error: str = "invalid_grant") -> None:
 
 
 def claims(body: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = jwt.decode(body["access_token"], options={"verify_signature": False})
-    return found
+    decoded: dict[str, Any] = jwt.decode(body["access_token"], options={"verify_signature": False})
+    return decoded
 
 
 def entries(server: LiveServer) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = done(server.client().get("/auth/revocations"))["entries"]
-    return found
+    published: list[dict[str, Any]] = done(server.client().get("/auth/revocations"))["entries"]
+    return published
 
 
 # --- When there is one ----------------------------------------------------------------------------
@@ -376,8 +376,8 @@ def test_a_refresh_token_is_introspected_and_revoked(
 ) -> None:
     body = begin(alice)
     login, token = alice.login(), {"token": body["refresh_token"]}
-    found = done(login.post("/auth/introspect", data=token))
-    assert (found["active"], found["sub"], found["aud"]) == (True, alice.id, [todo])
+    document = done(login.post("/auth/introspect", data=token))
+    assert (document["active"], document["sub"], document["aud"]) == (True, alice.id, [todo])
     bob = make_person(admin).login()
     assert done(bob.post("/auth/introspect", data=token)) == {"active": False}
     refused(bob.post("/auth/revoke", data=token))

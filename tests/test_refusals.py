@@ -82,10 +82,10 @@ def test_what_a_rule_refuses_a_hundred_times_is_a_handful_of_rows(
             clock.now += MINUTE
         refused(client, key)
     clock.now += MINUTE
-    found = rows(keyosk, "rule.refused")
-    assert len(found) == 2 * (10 + 1)
-    assert counted(found) == 100
-    assert found[0]["reason"]
+    refusals = rows(keyosk, "rule.refused")
+    assert len(refusals) == 2 * (10 + 1)
+    assert counted(refusals) == 100
+    assert refusals[0]["reason"]
     (last,) = rows_of(
         keyosk,
         "SELECT actor_name, outcome, target FROM audit_row WHERE action = ? AND request_id IS NULL"
@@ -105,9 +105,9 @@ def test_many_keys_of_one_account_have_no_more_rows_but_one_each(
         for key in keys:
             refused(client, key)
     clock.now += MINUTE
-    found = rows(keyosk, "rule.refused")
-    assert len(found) == 10 + len(keys)
-    assert counted(found) == 50
+    refusals = rows(keyosk, "rule.refused")
+    assert len(refusals) == 10 + len(keys)
+    assert counted(refusals) == 50
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -122,8 +122,8 @@ def test_refresh_tokens_that_come_back_are_few_rows(keyosk: Installation, clock:
         with pytest.raises(InvalidGrant):
             refresh(first, TokenRequest())
     clock.now += MINUTE
-    found = rows(keyosk, "session.reuse")
-    assert (len(found), counted(found)) == (11, 30)
+    reuses = rows(keyosk, "session.reuse")
+    assert (len(reuses), counted(reuses)) == (11, 30)
 
 
 def test_failed_logins_from_a_thousand_addresses_are_a_handful_of_rows(
@@ -136,9 +136,9 @@ def test_failed_logins_from_a_thousand_addresses_are_a_handful_of_rows(
                 candidates([("alice", unknown)]), address=f"2001:db8::{number:x}"
             )
     clock.now += MINUTE
-    found = rows(keyosk, "login.failed")
-    assert counted(found) == 300
-    assert len(found) <= 51
+    failures = rows(keyosk, "login.failed")
+    assert counted(failures) == 300
+    assert len(failures) <= 51
 
 
 def test_what_cannot_be_noted_is_refused_all_the_same(

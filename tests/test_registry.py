@@ -112,8 +112,8 @@ def test_access_is_never_more_than_is_held(
     registry = make_registry(admin, team)
     held = [scope["name"] for scope in done(admin.get(f"/services/{registry}"))["scopes"]]
     alice = make_person(admin, *held)
-    found = access(ask(alice.login(), registry, *(text.replace("{}", team) for text in asked)))
-    assert found == [
+    entries = access(ask(alice.login(), registry, *(text.replace("{}", team) for text in asked)))
+    assert entries == [
         {"type": "repository", "name": name.format(team), "actions": actions}
         for name, actions in granted
     ]

@@ -558,11 +558,11 @@ def answering(
 
         def any(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            found = response(self)
+            answer = response(self)
             self.close_connection = True
-            if found is None:
+            if answer is None:
                 return
-            status, headers, body = found
+            status, headers, body = answer
             self.send_response(status)
             own = {"Content-Length": str(len(body)), "Connection": "close"}
             for name, value in {**own, **headers}.items():

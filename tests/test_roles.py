@@ -209,8 +209,8 @@ def test_a_service_takes_tokens_of_what_it_accepts(admin: Client, todo: str, acc
         else:
             assert oauth_error(client, audience=picky) == "invalid_target"
             assert oauth_error(client, scope=f"{picky}:read") == "invalid_scope"
-            found = claims(client)
-            assert (found["aud"], found["scope"]) == (todo, f"{todo}:read")
+            token_claims = claims(client)
+            assert (token_claims["aud"], token_claims["scope"]) == (todo, f"{todo}:read")
 
     done(admin.patch(f"/services/{picky}", json={"accepts": "both"}))
     for client in logins(person, admin).values():
@@ -224,12 +224,12 @@ def test_a_token_carries_the_claims_that_its_service_asks_for(admin: Client, tod
     done(admin.patch(person.path, json={"claims": own}))
     client = person.login()
 
-    found = claims(client, audience=asking)
+    token_claims = claims(client, audience=asking)
 
-    assert (found["team"], found["level"]) == ("red", {"n": [1, None, "ü"]})
-    assert found["sub"] == person.id
-    assert "missing" not in found
-    assert "shoe_size" not in found
+    assert (token_claims["team"], token_claims["level"]) == ("red", {"n": [1, None, "ü"]})
+    assert token_claims["sub"] == person.id
+    assert "missing" not in token_claims
+    assert "shoe_size" not in token_claims
     assert "team" not in claims(client, audience=todo)
     assert claims(client)["team"] == "red"  # for both of them
     done(admin.patch(person.path, json={"claims": {"team": "blue"}}))
@@ -271,9 +271,11 @@ def test_a_service_chooses_the_algorithm_and_verifiers_find_the_key(
     assert jwt.get_unverified_header(text)["alg"] == algorithm
     key = published_key(server, text)
 
-    found = jwt.decode(text, key, algorithms=[algorithm], audience=service, issuer=server.url)
+    token_claims = jwt.decode(
+        text, key, algorithms=[algorithm], audience=service, issuer=server.url
+    )
 
-    assert found["scope"] == f"{service}:read"
+    assert token_claims["scope"] == f"{service}:read"
     # The installation's own goes on: for other services, and for who does not mind.
     assert token(client, audience=todo)[0]["alg"] == "ES256"
     assert token(client, scope=f"{todo}:read {service}:read")[0]["alg"] == algorithm

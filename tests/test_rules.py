@@ -162,23 +162,23 @@ class Row:
 
 def rows() -> list[Row]:
     head, *lines = TABLE.strip("\n").splitlines()
-    found = []
+    all_rows = []
     for line in lines:
         method, path, *statuses = line.split()
         numbers = [int(status) for status in statuses]
-        found.append(Row(method, path, dict(zip(head.split(), numbers, strict=True))))
-    return found
+        all_rows.append(Row(method, path, dict(zip(head.split(), numbers, strict=True))))
+    return all_rows
 
 
 @pytest.fixture(scope="module")
 def callers(server: LiveServer, admin: Client) -> Mapping[str, Client]:
-    found = {"none": server.client()}
+    by_name = {"none": server.client()}
     people = {name: make_person(admin, *scopes) for name, scopes in CALLERS.items()}
-    found.update((name, person.bearer()) for name, person in people.items())
+    by_name.update((name, person.bearer()) for name, person in people.items())
     *_, full_admin = people.values()
     _, secret = make_key(admin, full_admin)
-    found["key"] = full_admin.bearer(secret)
-    return found
+    by_name["key"] = full_admin.bearer(secret)
+    return by_name
 
 
 @table("row", rows(), ids=lambda row: f"{row.method} {row.path}")

@@ -117,8 +117,11 @@ def test_a_grant_counts_from_its_making_and_so_does_a_scope_of_a_role(prepared_u
         keyosk.grants.change(OPERATOR, "alice", remove=[Grant(scope=_READ)])
         keyosk.grants.change(OPERATOR, "alice", add=[Grant(scope=_READ)])
         keyosk.roles.change(OPERATOR, "editor", {"scopes": [_READ, _WRITE]})
-        found = unused(client)
-        assert (found["alice"], found["bob"]) == ([_WRITE], ["keyosk:audit:read", _READ])
+        unused_scopes = unused(client)
+        assert (unused_scopes["alice"], unused_scopes["bob"]) == (
+            [_WRITE],
+            ["keyosk:audit:read", _READ],
+        )
         items = get(client, "/accounts/bob/scopes")["items"]
         held = {each["name"]: (each["is_granted"], each["roles"]) for each in items}
         assert held[_WRITE] == (False, ["editor"])
@@ -150,9 +153,9 @@ def test_admin_is_used_by_whatever_it_stands_for(prepared_url: str) -> None:
         clock.now += 91 * DAY
         get(client, "/services")
         keyosk.scope_uses.write()
-        found = unused(client)
-        assert "admin" not in found
-        assert found["idle"] == ["keyosk:admin"]
+        unused_scopes = unused(client)
+        assert "admin" not in unused_scopes
+        assert unused_scopes["idle"] == ["keyosk:admin"]
 
 
 def test_introspection_uses_its_scope(prepared_url: str) -> None:
@@ -251,8 +254,8 @@ def test_many_threads_note_and_one_writes(prepared_url: str) -> None:
         while any(thread.is_alive() for thread in threads):
             keyosk.scope_uses.write()
         keyosk.scope_uses.write()
-        found = rows_of(keyosk, "SELECT 1 FROM scope_use WHERE scope_id LIKE ?", "todo:%")
-        assert len(found) == len(scopes)
+        rows = rows_of(keyosk, "SELECT 1 FROM scope_use WHERE scope_id LIKE ?", "todo:%")
+        assert len(rows) == len(scopes)
 
 
 def test_a_token_that_is_known_already_writes_nothing(prepared_url: str) -> None:
@@ -303,13 +306,13 @@ def test_an_account_that_fills_a_page_hides_nobody_after_it(
         for name in ("bob", "carol"):
             keyosk.grants.create_account(OPERATOR, [Grant(scope=_READ)], username=name)
         clock.now += 91 * DAY
-        found: list[str] = []
+        usernames: list[str] = []
         query = {"service": "todo"}
         while query.get("cursor", "") is not None:
             page = get(client, "/unused-scopes", **query)
-            found += [each["username"] for each in page["items"]]
+            usernames += [each["username"] for each in page["items"]]
             query["cursor"] = page["next"]
-        assert found == ["alice", "bob", "carol"]
+        assert usernames == ["alice", "bob", "carol"]
 
 
 @pytest.mark.parametrize(

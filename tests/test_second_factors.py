@@ -75,9 +75,9 @@ class Tab:
     def enrol(self, node: Node) -> tuple[pyotp.TOTP, list[str]]:
         """Add an app; returns it and the recovery codes."""
         offer = Page(self.send(_MINE, "/app", name="Phone", current_password=PASSWORD))
-        found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
-        assert found is not None, offer.text
-        totp = pyotp.TOTP(found[1].replace(" ", ""))
+        match = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
+        assert match is not None, offer.text
+        totp = pyotp.TOTP(match[1].replace(" ", ""))
         page = Page(self.send(offer, "/app/confirm", code=totp.at(int(node.clock.now))))
         return totp, _CODE.findall(page.text)
 
@@ -331,24 +331,24 @@ def test_who_is_guessed_at_by_second_factors_is_seen_at_once(node: Node) -> None
     node.tab("203.0.113.5").log_in("alice", "not the password at all")
     for pause in (0, 60):  # also when the counts of the minute are rows
         node.clock.now += pause
-        found = node.keyosk.login_failures.since(int(node.clock.now) - 3_600)
-        assert [(each.username, each.count, each.second_factors) for each in found.accounts] == [
+        failures = node.keyosk.login_failures.since(int(node.clock.now) - 3_600)
+        assert [(each.username, each.count, each.second_factors) for each in failures.accounts] == [
             ("alice", 1, 6)
         ]
-        assert [(each.address, each.second_factors) for each in found.addresses] == [
+        assert [(each.address, each.second_factors) for each in failures.addresses] == [
             ("198.51.100.1", 6),
             ("203.0.113.5", 0),
         ]
-        kinds = {(each.kind, each.username, each.source) for each in found.throttled}
+        kinds = {(each.kind, each.username, each.source) for each in failures.throttled}
         assert ("second_factor_and_source", "alice", "198.51.100.1") in kinds
         assert not [kind for kind, _, _ in kinds if not kind.startswith("second_factor")]
     for number in range(2, 8):
         other = node.tab(f"198.51.100.{number}")
         other.log_in()
         other.show("000000")
-    found = node.keyosk.login_failures.since(int(node.clock.now) - 3_600)
+    failures = node.keyosk.login_failures.since(int(node.clock.now) - 3_600)
     assert ("second_factor", "alice", None) in {
-        (each.kind, each.username, each.source) for each in found.throttled
+        (each.kind, each.username, each.source) for each in failures.throttled
     }
     node.keyosk.grants.create_account(OPERATOR, [], username="root", password=PASSWORD)
     node.keyosk.grants.change(OPERATOR, "root", add=[Grant(scope="keyosk:audit:read")])
@@ -470,11 +470,11 @@ def test_adding_takes_the_password_and_a_code_in_the_same_session(node: Node) ->
     response = tab.send(_MINE, "/app", name="Phone", current_password="not the password at all")
     assert (response.status_code, "The password is wrong" in Page(response).text) == (403, True)
     offer = Page(tab.send(_MINE, "/app", name="Phone", current_password=PASSWORD))
-    found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
-    assert found is not None
-    phone = pyotp.TOTP(found[1].replace(" ", ""))
+    match = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
+    assert match is not None
+    phone = pyotp.TOTP(match[1].replace(" ", ""))
     again = Page(tab.send(offer, "/app/confirm", code="000000"))
-    assert (again.status, found[1] in again.text) == (422, True)
+    assert (again.status, match[1] in again.text) == (422, True)
     code = {"code": phone.at(int(node.clock.now))}
     fields = offer.form("/app/confirm").fields | code
     stolen = other.get(_MINE).form("/app").fields["csrf_token"]
@@ -508,9 +508,9 @@ def test_names_of_factors_are_shown_as_they_are(node: Node) -> None:
     name = "<script>alert(1)</script>\"'{{7*7}}"
     page = Page(tab.send(_MINE, "/app", name=name, current_password=PASSWORD))
     assert page.dangers() == []
-    found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", page.text)
-    assert found is not None
-    code = pyotp.TOTP(found[1].replace(" ", "")).at(int(node.clock.now))
+    match = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", page.text)
+    assert match is not None
+    code = pyotp.TOTP(match[1].replace(" ", "")).at(int(node.clock.now))
     assert Page(tab.send(page, "/app/confirm", code=code)).dangers() == []
     for path in (_MINE, "/me"):
         page = tab.get(path)
@@ -621,10 +621,10 @@ def _factors(admin: Client, person: Person) -> tuple[str, str]:
 def enrol_another(browser: Browser, phone: pyotp.TOTP) -> None:
     fields = {"name": "Tablet", "confirm": "yes", "current_password": PASSWORD}
     offer = Page(browser.post(f"{_MINE}/app", fields))
-    found = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
-    assert found is not None, offer.text
-    assert found[1] != phone.secret
-    tablet = pyotp.TOTP(found[1].replace(" ", ""))
+    match = re.search(r"Secret: ([A-Z2-7 ]+[A-Z2-7]) ", offer.text)
+    assert match is not None, offer.text
+    assert match[1] != phone.secret
+    tablet = pyotp.TOTP(match[1].replace(" ", ""))
     fields = offer.form("/app/confirm").fields | {"code": tablet.now()}
     response = browser.client.post(f"{_MINE}/app/confirm", data=fields)
     assert (response.status_code, response.headers["Location"]) == (303, _MINE)
@@ -794,8 +794,8 @@ def test_a_code_fits_its_own_step_and_one_either_way(now: int, offset: int) -> N
 @given(st.text())
 def test_no_text_of_another_form_is_a_code(text: str) -> None:
     compact = one_time_codes.compact(text)
-    found = one_time_codes.matching_step(one_time_codes.new_secret(), text, 1_900_000_000)
-    assert found is None or re.fullmatch("[0-9]{6}", compact)
+    step = one_time_codes.matching_step(one_time_codes.new_secret(), text, 1_900_000_000)
+    assert step is None or re.fullmatch("[0-9]{6}", compact)
     assert len(one_time_codes.digest(text, "a factor")) == 32
 
 

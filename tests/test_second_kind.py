@@ -49,8 +49,8 @@ def assert_answers(server: LiveServer, key: str, times: int = 20) -> None:
     """Every request is answered, each by a connection of its own, which any worker may take."""
     for _ in range(times):
         for method, path in (("GET", "/health/live"), ("GET", "/auth/jwks"), ("GET", "/none")):
-            found = requests.request(method, f"{server.url}{path}", timeout=60)
-            assert found.status_code == (404 if path == "/none" else 200)
+            response = requests.request(method, f"{server.url}{path}", timeout=60)
+            assert response.status_code == (404 if path == "/none" else 200)
         token = requests.post(f"{server.url}/auth/token", auth=("admin", key), timeout=60)
         assert token.status_code == 200, token.text
 

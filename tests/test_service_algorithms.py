@@ -84,8 +84,10 @@ def test_what_a_request_learnt_is_known_before_the_next_minute(
     keyosk.services.remove(OPERATOR, "gone")
     assert client.get("/services/gone/jwks").status_code == 404
     begin(outage, keyosk)
-    found = [client.get(f"/services/{name}/jwks").status_code for name in ("todo", "gone", "early")]
-    assert found == [200, 503, 503]
+    statuses = [
+        client.get(f"/services/{name}/jwks").status_code for name in ("todo", "gone", "early")
+    ]
+    assert statuses == [200, 503, 503]
 
 
 def test_services_that_were_deleted_or_renamed_are_forgotten_within_a_minute(
@@ -128,10 +130,10 @@ def test_a_question_under_way_is_no_answer_to_a_service_that_asks_now(
     ask = algorithms._confirmation._ask
 
     def slowly() -> Mapping[str, str | None]:
-        found = ask()
+        algorithm = ask()
         has_asked.set()
         assert may_answer.wait(30)
-        return found
+        return algorithm
 
     monkeypatch.setattr(algorithms._confirmation, "_ask", slowly)
     algorithms.start()

@@ -82,17 +82,17 @@ def of_tokens(keyosk: Installation) -> dict[str, list[tuple[str, Any]]]:
         "key": {"headers": {"Authorization": f"Bearer {secret}"}},
         "password": {"auth": ("alice", PASSWORD)},
     }
-    found = {}
+    statements = {}
     for name, way in ways.items():
         client.post("/auth/token", **way)  # its first use is noted
         with statements_with_values() as sent:
             assert client.post("/auth/token", **way).status_code == 200
-            found[name] = list(sent)
+            statements[name] = list(sent)
     form = {"grant_type": "refresh_token", "refresh_token": refresh}
     with statements_with_values() as sent:
         assert client.post("/auth/token", data=form).status_code == 200
-        found["refresh"] = list(sent)
-    return found
+        statements["refresh"] = list(sent)
+    return statements
 
 
 def scans(keyosk: Installation, sql: str, values: Any) -> list[dict[str, Any]]:

@@ -50,14 +50,14 @@ def test_sessions_of_everybody_are_listed_meanwhile(server: LiveServer, admin: C
     for person in (alice, bob, alice):
         done(person.login().post("/auth/token", data=form))
     logged_in(server, alice.username)
-    found = done(admin.get("/refresh-sessions", params={"owner": alice.username, "limit": 1}))
+    page = done(admin.get("/refresh-sessions", params={"owner": alice.username, "limit": 1}))
     following = done(
         admin.get(
             "/refresh-sessions",
-            params={"owner": alice.username, "limit": 1, "cursor": found["next"]},
+            params={"owner": alice.username, "limit": 1, "cursor": page["next"]},
         )
     )
-    listed: list[Any] = [*found["items"], *following["items"]]
+    listed: list[Any] = [*page["items"], *following["items"]]
     first, second = listed
     assert first["id"] < second["id"]
     assert {each["username"] for each in (first, second)} == {alice.username}
@@ -96,29 +96,29 @@ def test_who_is_guessed_at_is_seen_at_once_and_until_when(prepared_url: str) -> 
     with installed(prepared_url, clock=clock) as keyosk:
         alice = keyosk.accounts.get("admin").id
         assert set(guess(keyosk, "admin", 12)) == {401}
-        found = ask(keyosk, "/login-failures")
-        assert [each["count"] for each in found["accounts"]] == [12]
-        assert found["accounts"][0]["username"] == "admin"
-        assert found["throttled"][0]["kind"] == "account_and_source"
+        failures = ask(keyosk, "/login-failures")
+        assert [each["count"] for each in failures["accounts"]] == [12]
+        assert failures["accounts"][0]["username"] == "admin"
+        assert failures["throttled"][0]["kind"] == "account_and_source"
         assert guess(keyosk, "admin", 1) == [429]
         clock.now += 60
         assert guess(keyosk, "admin", 1) == [429]
         assert set(guess(keyosk, "admin", 6, "192.0.2.8")) == {401, 429}
         guess(keyosk, "nobody", 2, "192.0.2.8")
-        found = ask(keyosk, "/login-failures")
+        failures = ask(keyosk, "/login-failures")
         throttled = {
-            (each["kind"], each["username"], each["source"]): each for each in found["throttled"]
+            (each["kind"], each["username"], each["source"]): each for each in failures["throttled"]
         }
         pair = throttled["account_and_source", "admin", "192.0.2.7"]
         assert (pair["account_id"], pair["since"]) == (alice, "2030-03-17T17:46:00Z")
         assert pair["until"] == "2030-03-17T17:51:50Z"
         assert ("account", "admin", None) in throttled
-        first = found["addresses"][0]
+        first = failures["addresses"][0]
         assert (first["address"], first["count"]) == ("192.0.2.7", 12)
-        assert {each["username"] for each in found["accounts"]} == {"admin", None}
+        assert {each["username"] for each in failures["accounts"]} == {"admin", None}
         clock.now += 1_800
-        found = ask(keyosk, "/login-failures")
-        assert (found["throttled"], len(found["accounts"])) == ([], 2)
+        failures = ask(keyosk, "/login-failures")
+        assert (failures["throttled"], len(failures["accounts"])) == ([], 2)
         clock.now += 3_600
         assert ask(keyosk, "/login-failures")["accounts"] == []
         later = ask(keyosk, "/login-failures", since="2030-03-17T00:00:00Z")
@@ -175,19 +175,19 @@ def test_an_export_goes_over_pages_and_ends_where_it_began(prepared_url: str) ->
 def test_the_state_of_the_chain_is_what_it_is(prepared_url: str) -> None:
     with installed(prepared_url) as keyosk:
         keyosk.audit.record(OPERATOR, "account.change", "account/1")
-        found = ask(keyosk, "/audit/chain")
+        chain = ask(keyosk, "/audit/chain")
         (last,) = rows_of(keyosk, "SELECT max(sequence) FROM audit_row")[0]
-        assert (found["first"], found["last"], found["verified"]) == (1, last, last)
-        assert found["fault"] is None
-        assert found["checkpoint"] <= last
+        assert (chain["first"], chain["last"], chain["verified"]) == (1, last, last)
+        assert chain["fault"] is None
+        assert chain["checkpoint"] <= last
         # Somebody writes into the database.
         keyosk.audit.record(OPERATOR, "account.change", "account/2")
         keyosk.audit.seal()
         keyosk.database.raw.execute_sql(
             f"UPDATE audit_row SET target = 'x' WHERE sequence = 1 + {last}"
         )
-        found = ask(keyosk, "/audit/chain")
-        assert (found["verified"], found["fault"]) == (last, f"row {last + 1} was changed")
+        chain = ask(keyosk, "/audit/chain")
+        assert (chain["verified"], chain["fault"]) == (last, f"row {last + 1} was changed")
         keyosk.database.raw.execute_sql("UPDATE checkpoint SET signature = 'x'")
         assert "is not ours" in ask(keyosk, "/audit/chain")["fault"]
 

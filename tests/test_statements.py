@@ -99,8 +99,8 @@ def test_what_a_request_asks_the_database(admin: Requests) -> None:
 
 def test_the_rule_of_the_last_admin_is_asked_by_what_can_break_it_only(admin: Requests) -> None:
     def asks(method: str, path: str, body: Any = None) -> bool:
-        found = admin.statements(method, path, body)
-        return any('WHERE ("t1"."scope_id" = ' in text for text in found)
+        statements = admin.statements(method, path, body)
+        return any('WHERE ("t1"."scope_id" = ' in text for text in statements)
 
     admin.send("POST", "/roles", {"name": "chief", "scopes": ["keyosk:admin"]})
     harmless = [

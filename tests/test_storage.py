@@ -411,10 +411,12 @@ def test_every_connection_has_the_settings_that_durability_and_integrity_need(
             "postgresql": ("synchronous_commit", "statement_timeout", "application_name"),
         }[backend]
         verb = "PRAGMA" if backend == "sqlite" else "SHOW"
-        found = {name: database.raw.execute_sql(f"{verb} {name}").fetchone()[0] for name in names}
+        settings = {
+            name: database.raw.execute_sql(f"{verb} {name}").fetchone()[0] for name in names
+        }
         if threading.current_thread() is not threading.main_thread():
             database.close()
-        return found
+        return settings
 
     expected = {
         "sqlite": {
@@ -809,18 +811,18 @@ def test_compiled_queries_see_a_disabled_account_or_key(database: Database, chan
         AccountStore(database).change(who.id, {"enabled": False}, now=NOW)
     else:
         ApiKeyStore(database).change(key.id, {"enabled": False}, now=NOW)
-    found = LoginStore(database).by_digest(digest, NOW)
-    assert found is not None
-    assert not found.enabled
+    login = LoginStore(database).by_digest(digest, NOW)
+    assert login is not None
+    assert not login.enabled
 
 
 def test_a_login_without_grants_is_still_a_login(database: Database) -> None:
     bob = account("bob")
     AccountStore(database).add(bob)
     ApiKeyStore(database).add(api_key(bob.id), b"d" * 32)
-    found = LoginStore(database).by_digest(b"d" * 32, NOW)
-    assert found is not None
-    assert (found.account_id, found.entitlements) == (bob.id, ())
+    login = LoginStore(database).by_digest(b"d" * 32, NOW)
+    assert login is not None
+    assert (login.account_id, login.entitlements) == (bob.id, ())
 
 
 def test_what_nobody_has_is_no_login(database: Database) -> None:

@@ -70,6 +70,6 @@ def test_an_error_reaches_who_runs_or_resumes_it() -> None:
 
 def test_only_what_is_run_so_can_be_suspended() -> None:
     assert not suspension.is_possible()
-    found: list[bool] = []
-    Suspendable().run(lambda: found.append(suspension.is_possible()))
-    assert found == [True]
+    answers: list[bool] = []
+    Suspendable().run(lambda: answers.append(suspension.is_possible()))
+    assert answers == [True]

@@ -51,8 +51,8 @@ class Secured(LiveServer):
             fresh.rename(target)
 
     def is_ready(self) -> bool:
-        found = requests.get(f"{self.url}/health/ready", verify=str(self.first[0]), timeout=60)
-        return found.status_code == 200
+        response = requests.get(f"{self.url}/health/ready", verify=str(self.first[0]), timeout=60)
+        return response.status_code == 200
 
     def shown(self) -> str:
         """The certificate that a new connection gets."""
@@ -116,10 +116,10 @@ def test_tls_1_1_and_ciphers_without_forward_secrecy_are_refused(secured: Secure
 
 @table("size", [0, 4 * 1024 * 1024])
 def test_plain_http_is_told_to_use_https(secured: Secured, size: int) -> None:
-    found = requests.post(
+    response = requests.post(
         f"http://127.0.0.1:{secured.port}/auth/token", data=b"a" * size, timeout=60
     )
-    assert (found.status_code, found.json()["code"]) == (400, "tls_required")
+    assert (response.status_code, response.json()["code"]) == (400, "tls_required")
 
 
 def test_large_responses_arrive_whole(secured: Secured) -> None:

@@ -845,9 +845,9 @@ def test_the_use_of_a_key_and_a_password_is_noted_soon(server: LiveServer, admin
     def wait_for(expected: list[bool]) -> list[str | None]:
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
-            found = list(noted())
-            if [moment is not None for moment in found] == expected:
-                return found
+            times = list(noted())
+            if [moment is not None for moment in times] == expected:
+                return times
             time.sleep(0.02)
         raise AssertionError(f"not noted: {list(noted())}")
 

@@ -198,8 +198,8 @@ def test_what_a_variable_asks_for_is_sent_but_secrets(tmp_path: Path, collector:
         client.get("/accounts/hunter2", params={"q": "hunter2"}, headers=secrets)
         client.get("/hunter2/hunter2", headers={**secrets, "Host": "hunter2"})
         client.request("HUNTER2", "/auth/jwks", headers=secrets)
-        found = collector.wait_for(1, "GET /accounts/<account>") + collector.wait_for(1, "GET")
-        assert [texts(each.attributes)["http.response.status_code"] for each in found] == [
+        spans = collector.wait_for(1, "GET /accounts/<account>") + collector.wait_for(1, "GET")
+        assert [texts(each.attributes)["http.response.status_code"] for each in spans] == [
             *("401", "404")
         ]
         assert {each["service.name"] for each in collector.resources} == {"login"}

@@ -112,19 +112,19 @@ def test_who_waits_in_vain_is_told_that_the_database_is_not_available(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "LONGEST", 0.05)
-    found: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def write() -> None:
         try:
             increased(database)
         except Unavailable as error:
-            found.append(error)
+            errors.append(error)
 
     with database.transaction():
         thread = threading.Thread(target=write)
         thread.start()
         thread.join(30)
-    assert [str(error) for error in found] == ["The database is not available."]
+    assert [str(error) for error in errors] == ["The database is not available."]
 
 
 def test_whoever_waits_for_a_process_that_was_stopped_in_its_turn_gives_up(
@@ -132,13 +132,13 @@ def test_whoever_waits_for_a_process_that_was_stopped_in_its_turn_gives_up(
 ) -> None:
     """In a command and in a thread of the server: ``flock`` itself has no deadline."""
     own, stopped = Turns(tmp_path / "keyosk.db"), Turns(tmp_path / "keyosk.db")
-    found: list[peewee.OperationalError] = []
+    errors: list[peewee.OperationalError] = []
 
     def take() -> None:
         try:
             own.take()
         except peewee.OperationalError as error:
-            found.append(error)
+            errors.append(error)
 
     stopped.take()
     monkeypatch.setattr(turns, "LONGEST", 0.05)
@@ -151,7 +151,7 @@ def test_whoever_waits_for_a_process_that_was_stopped_in_its_turn_gives_up(
     stopped.give()
     thread.join(30)
     assert gave_up
-    assert [str(error) for error in found] == ["database is locked"] * 2
+    assert [str(error) for error in errors] == ["database is locked"] * 2
 
 
 def test_a_turn_that_comes_after_whoever_wanted_it_gave_up_is_the_next_ones(

@@ -525,24 +525,24 @@ def what_breaks(url: str, migrate: Callable[[Database], object]) -> list[str]:
         migrate(database)
         after = shape(database)
     database.close()
-    found = [
+    missing = [
         f"{table}.{column}"
         for table, columns in before.tables.items()
         for column, was in columns.items()
         if after.tables.get(table, {}).get(column) != was
     ]
-    found += [
+    missing += [
         f"{table}.{column} must be written"
         for table in before.tables.keys() & after.tables.keys()
         for column, (_, _, optional) in after.tables[table].items()
         if column not in before.tables[table] and not optional
     ]
-    found += [
+    missing += [
         f"{table} is unique by {', '.join(by)}"
         for table, by, unique_now in after.indexes - before.indexes
         if unique_now and table in before.tables
     ]
-    return found
+    return missing
 
 
 def test_an_additive_migration_takes_nothing_from_the_program_before_it(database_url: str) -> None:

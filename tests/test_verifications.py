@@ -44,8 +44,11 @@ def test_the_last_result_stands_in_the_place_of_the_one_before(admin: Client) ->
 
 
 def test_a_path_may_have_what_would_be_a_login_before_it(admin: Client) -> None:
-    found = {**_FOUND, "url": "https://npm.example.com/@todo/items"}
-    assert done(admin.put("/services/keyosk/verification", json=found))["url"] == found["url"]
+    verification = {**_FOUND, "url": "https://npm.example.com/@todo/items"}
+    assert (
+        done(admin.put("/services/keyosk/verification", json=verification))["url"]
+        == verification["url"]
+    )
 
 
 def test_a_deleted_service_takes_its_result_with_it(admin: Client) -> None:
@@ -96,7 +99,7 @@ def test_who_may_only_read_services_reports_nothing(admin: Client) -> None:
 
 
 def test_a_service_that_was_deleted_meanwhile_is_not_found(installation: Installation) -> None:
-    found = Verification(
+    verification = Verification(
         verified_at=0,
         verified_by="alice",
         url="http://127.0.0.1",
@@ -105,4 +108,4 @@ def test_a_service_that_was_deleted_meanwhile_is_not_found(installation: Install
         failed=(),
     )
     with pytest.raises(NotFound):
-        Stores.of(installation.database).verifications.replace(new_id(), found)
+        Stores.of(installation.database).verifications.replace(new_id(), verification)

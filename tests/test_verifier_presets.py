@@ -119,14 +119,14 @@ def test_a_service_is_made_and_changed_for_a_verifier(server: LiveServer, admin:
     assert created.returncode == 0, created.stderr
     assert f"issuer-uri={server.url}\n" in created.stderr
     assert f"audiences={name}\n" in created.stderr
-    found = done(admin.get(f"/services/{name}"))
-    assert (found["typ"], found["signing_algorithm"]) == ("JWT", None)
-    assert found["on_request_only"] is True
+    service = done(admin.get(f"/services/{name}"))
+    assert (service["typ"], service["signing_algorithm"]) == ("JWT", None)
+    assert service["on_request_only"] is True
     changed = server.run(
         "service", "set", name, "--for", "apisix", "--by-default", "--reset", "typ"
     )
     assert changed.returncode == 0, changed.stderr
     assert "bearer_only: true" in changed.stderr
-    found = done(admin.get(f"/services/{name}"))
-    assert (found["typ"], found["signing_algorithm"]) == (None, "RS256")
-    assert found["on_request_only"] is False
+    service = done(admin.get(f"/services/{name}"))
+    assert (service["typ"], service["signing_algorithm"]) == (None, "RS256")
+    assert service["on_request_only"] is False

@@ -97,10 +97,10 @@ def test_the_line_that_a_new_user_sees_gets_a_token_for_the_admin_api(tmp_path: 
         assert password in line
         done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60, check=True)
         token = json.loads(done.stdout)["access_token"]
-        found = requests.get(
+        response = requests.get(
             f"{url}/accounts", headers={"Authorization": f"Bearer {token}"}, timeout=60
         )
-        assert [each["username"] for each in found.json()["items"]] == ["admin"]
+        assert [each["username"] for each in response.json()["items"]] == ["admin"]
         # What it says to do next can be done, as it stands.
         steps = re.findall(r"^    (?:\S+/)?keyosk (.+?)  +# ", plain, re.MULTILINE)
         assert len(steps) == 3

@@ -387,14 +387,14 @@ def test_addresses(
     monkeypatch: pytest.MonkeyPatch, address: str, private: bool, allowed: bool
 ) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    found = [(family, socket.SOCK_STREAM, 6, "", (address, 443))]
+    resolved = [(family, socket.SOCK_STREAM, 6, "", (address, 443))]
     connected: list[str] = []
 
     def connect(_: Any, host: str, *__: Any, **___: Any) -> Any:
         connected.append(host)
         raise OSError("no")
 
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: resolved)
     monkeypatch.setattr("httpcore2.SyncBackend.connect_tcp", connect)
     with pytest.raises(FetchFailed):
         fetching.fetch_json("https://ci.example/keys", allow_private=private)

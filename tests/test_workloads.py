@@ -122,8 +122,8 @@ def test_it_is_never_in_a_url(shop: Shop) -> None:
 
 
 def test_the_metadata_names_the_grant_type(shop: Shop) -> None:
-    found = done(shop.server.client().get("/.well-known/oauth-authorization-server"))
-    assert JWT_BEARER in found["grant_types_supported"]
+    metadata = done(shop.server.client().get("/.well-known/oauth-authorization-server"))
+    assert JWT_BEARER in metadata["grant_types_supported"]
 
 
 def test_there_is_never_a_refresh_token(shop: Shop) -> None:
