@@ -33,6 +33,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyosk.server.options import Options
 from keyosk.server.parsing import Limits, Refused, RequestParser
 from tables import table
 
@@ -1005,6 +1006,20 @@ def test_a_request_that_is_cut_off_gets_400(server: Server) -> None:
         client.send(request("POST", "/echo", "Content-Length: 3", body=b"ab"))
         client.sock.shutdown(socket.SHUT_WR)
         assert_problem(client.read_response(), 400, "incomplete_request")
+
+
+@table(
+    ("proxy", "seconds"),
+    [
+        ("nginx, AWS", 60),
+        ("Traefik, Heroku, programs in Go", 90),
+        ("Caddy, Azure", 120),
+        ("Google", 600),
+    ],
+)
+def test_no_connection_is_closed_that_a_proxy_may_use_again(proxy: str, seconds: float) -> None:
+    """It would send a request on one that is just being closed, and respond with 502."""
+    assert Options().idle_timeout > seconds, proxy
 
 
 def test_what_comes_too_late_gets_408_and_idleness_ends_in_silence(impatient: Server) -> None:

@@ -34,7 +34,9 @@ class Options:
     connections: int = 2000  # beyond this the one that has waited longest is closed for the new one
 
     request_timeout: float = 20  # from the first byte (or the connect) to the last of a request
-    idle_timeout: float = 30  # of a connection kept open after a response
+    # Of a connection kept open after a response: longer than proxies keep theirs (Google's load
+    # balancer 600 s), which otherwise may use one that is just being closed, and respond with 502.
+    idle_timeout: float = 650
     send_timeout: float = 20  # for each 32 KiB that the client takes
     drain_timeout: float = 5  # after a refusal, so that the client can read it
     shutdown_delay: float = 0  # from SIGTERM on, all is still served, so that a balancer can notice
