@@ -362,10 +362,10 @@ def _document(response: httpx2.Response, text: bytes) -> dict[str, Any] | None:
 
 
 def _with_value(detail: str, errors: Any, body: Body) -> str:
-    """Return the message for a conflict, with the value that another object has."""
+    """Return the message for a conflict, which has the value that another object has."""
     fields = [str(fault.get("field")) for fault in errors or () if isinstance(fault, dict)]
     values = [body[field] for field in fields if isinstance(body.get(field), str)]
-    return f"{values[0]}: {detail}" if values else detail
+    return f"{values[0]}: {detail}" if values and values[0] not in detail else detail
 
 
 def _faults(errors: Any) -> list[str]:
