@@ -228,7 +228,11 @@ def of_settings(settings: Config) -> Iterator[Check]:
 
 def of_files(settings: Config) -> Iterator[Check]:
     """Check that other users cannot read the files of Keyosk."""
-    secret = {setting.name for setting in SETTINGS if setting.mask is not None}
+    # A URL of a database is secret only with a password in it.
+    values = ((setting, getattr(settings, setting.name)) for setting in SETTINGS)
+    secret = {
+        setting.name for setting, value in values if setting.mask and setting.show(value) != value
+    }
     private = {
         Path(source.removeprefix("file "))
         for name, source in settings.sources.items()

@@ -240,7 +240,7 @@ def test_a_username_that_is_taken_is_refused(run: Run) -> None:
     run("service", "create", name)
     run("service", "create", other)
     refused = run("service", "set", other, "--audience", name).refused()
-    assert refused.startswith(f"keyosk: {name}: Another service already has this ")
+    assert refused.startswith(f"keyosk: Another service already has the name or audience {name}, ")
 
 
 def test_every_fault_is_told_on_a_line_of_its_own(run: Run) -> None:
@@ -346,6 +346,11 @@ def test_a_created_service_is_shown_as_the_api_shows_it(run: Run, admin: Client)
     assert created == shown == run("service", "show", name, "--json").json
     assert (created["audience"], created["title"]) == (f"https://{name}.example", "Töst")
     assert [scope["name"] for scope in created["scopes"]] == [f"{name}:read", f"{name}:write"]
+    other = unique("service")
+    described = [{"name": f"{other}:a", "description": "To see."}, f"{other}:b"]
+    assert admin.post("/services", json={"name": other, "scopes": described}).status_code == 201
+    listed = f"scopes             {other}:a (To see.), {other}:b\n"
+    assert listed in run("service", "show", other).out
     assert shown in run("service", "list", "--json").json["items"]
     assert name in run("service", "list").out
     assert f"already has the name or audience {name}" in run("service", "create", name).refused()

@@ -242,14 +242,34 @@ def test_a_tls_key_may_be_open_to_a_group_and_to_nobody_else(tmp_path: Path) -> 
     assert statuses(0o644) == {"wrong"}
 
 
+def test_a_file_of_settings_without_a_secret_may_be_open(tmp_path: Path) -> None:
+    file = tmp_path / "keyosk.env"
+
+    def statuses(line: str) -> set[str]:
+        file.write_text(f"KEYOSK_ISSUER=https://login.example.org\n{line}\n")
+        file.chmod(0o644)
+        return {c.status for c in diagnosis.of_files(config.load({"KEYOSK_CONFIG": str(file)}))}
+
+    assert statuses("KEYOSK_DATABASE_URL=sqlite:////var/lib/nowhere/keyosk.db") == {"ok"}
+    key = "KEYOSK_SECRET_KEY=" + "A" * 43 + "="
+    assert statuses("KEYOSK_DATABASE_URL=postgresql://db/keyosk\n" + key) == {"wrong"}
+    (secret := tmp_path / "key").write_text("A" * 43 + "=")
+    secret.chmod(0o600)
+    with_password = "KEYOSK_DATABASE_URL=postgresql://u:p@db/keyosk"
+    assert statuses(f"{with_password}\nKEYOSK_SECRET_KEY_FILE={secret}") == {"wrong"}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes files of another user")
 def test_settings_that_root_gave_to_the_group_of_keyosk_alone_are_closed(
     own_server: LiveServer, tmp_path: Path
 ) -> None:
     own_server.start()
     file = tmp_path / "keyosk.env"
-    url = own_server.environment.pop("KEYOSK_DATABASE_URL")
-    file.write_text(f"KEYOSK_DATABASE_URL={url}\n")
+    moved = {
+        name: own_server.environment.pop(f"KEYOSK_{name}")
+        for name in ("DATABASE_URL", "SECRET_KEY")
+    }
+    file.write_text("".join(f"KEYOSK_{name}={value}\n" for name, value in moved.items()))
 
     def cures(mode: int, owner: int, group: int) -> list[str]:
         file.chmod(mode)

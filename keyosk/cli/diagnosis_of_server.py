@@ -52,7 +52,14 @@ def attempted(part: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
         return list(look())
     except Refused as refused:
         message = " ".join(refused.sentences)
-        return [Check(part, WRONG, message, "See that it runs, and that you may do this.")]
+        return [
+            Check(
+                part,
+                WRONG,
+                message,
+                "Start it if it is down, and log in as an account that may do this.",
+            )
+        ]
 
 
 def clock_of(server: str) -> Iterator[Check]:

@@ -312,7 +312,18 @@ def _cell(value: Any) -> str:
         return printable(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return printable(" ".join(value)) or "-"
+    if isinstance(value, list) and all(_is_named(item) for item in value):
+        return printable(", ".join(map(_named, value)))
     return printable(json.dumps(value, ensure_ascii=False))
+
+
+def _is_named(item: Any) -> bool:
+    return isinstance(item, dict) and item.keys() == {"name", "description"}
+
+
+def _named(item: Mapping[str, Any]) -> str:
+    """Return a scope of a service on one line."""
+    return f"{item['name']} ({item['description']})" if item["description"] else str(item["name"])
 
 
 def _steers(character: str) -> bool:
