@@ -230,6 +230,12 @@ def test_of_several_servers_the_one_that_takes_writes_is_used(
         both = f"postgresql://{ROLE}@127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/postgres"
         assert server_of(both) == int(str(ports[1]))
         assert server_of(f"{both}?target_session_attrs=any") == int(str(ports[0]))
+        neither = f"postgresql://{ROLE}@127.0.0.1:{ports[0]},127.0.0.1:{ports[0]}/postgres"
+        with pytest.raises(Unavailable) as refused:
+            Database(neither).ping()
+        assert refused.value.reason == (
+            f'connection to server at "127.0.0.1", port {ports[0]} failed: session is read-only'
+        )
 
 
 # --- Values that no database can hold -------------------------------------------------------------

@@ -52,6 +52,8 @@ CONNECT_TIMEOUT: Final = 3  # seconds until a session has begun
 STATEMENT_TIMEOUT: Final = 7_000  # milliseconds for one statement, enforced by the server
 _RESPONSE_TIMEOUT: Final = 8.0  # seconds, with the time on the network
 _PREPARE_AFTER: Final = 5  # executions of a statement, psycopg's own default
+#: Before the failure of each host, where psycopg tried several.
+_FAILED_HOST: Final = re.compile(r"\n- host: [^\n]*?, hostaddr: (?:None|'[^'\n]*'): ")
 _REFUSED: Final = "The database cannot be used as it is."
 _AWAY: Final = "The database is not available."
 
@@ -264,8 +266,8 @@ class _Adapter(peewee.Psycopg3Adapter):
     def _failure(self, text: str) -> Unavailable:
         """Return the error for a failed connection; the failures of several hosts are joined."""
         text = self._url.hide_secrets(text)
-        first, *others = text.split("\n- host: ")
-        causes = [each.partition(": ")[2] for each in others] or [first]
+        first, *others = _FAILED_HOST.split(text)
+        causes = others or [first]
         message = "; ".join(dict.fromkeys(driver_errors.one_line(cause) for cause in causes))
         if any(driver_errors.is_poolers(cause) for cause in causes):
             return _refused(
