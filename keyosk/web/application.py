@@ -314,7 +314,7 @@ def _add_sharing(app: Flask, origins: Collection[str], public: Collection[str]) 
     def shared(response: Response) -> Response:
         # A proxy may send it on in the name of another service, which scripts may not read.
         current = current_request()
-        if not forward.is_asked(current.path):
+        if forward.FOR_PROXY not in current.environ:
             browsers.share(response, origins, is_public=current.endpoint in public)
         return response
 

@@ -20,6 +20,9 @@ from keyosk.web.operations import operation
 from keyosk.web.responses import WholeResponse
 
 PATH: Final = "/auth/forward"
+_BELOW: Final = f"{PATH}/"
+#: In the WSGI environ: the response is for a proxy, which may send it on in another host's name.
+FOR_PROXY: Final = "keyosk.for_proxy"
 _SERVICE: Final = "X-Keyosk-Service"
 _SCOPE: Final = "X-Keyosk-Require-Scope"
 _METHOD: Final = "X-Forwarded-Method"
@@ -29,20 +32,16 @@ _PREFLIGHTS: Final = (("OPTIONS",), ("OPTIONS", "OPTIONS"))
 _FORWARDED_PREFLIGHTS: Final = (("GET", "OPTIONS"), ("OPTIONS", "OPTIONS"))
 
 
-def is_asked(path: str) -> bool:
-    """Return whether a path is of this endpoint."""
-    return path == PATH or path.startswith(f"{PATH}/")
-
-
-def prepare(environ: dict[str, Any]) -> bool:
+def prepare(environ: dict[str, Any]) -> None:
     """Normalise a request of a proxy to this endpoint, so that a route matches it.
 
     Proxies copy the method of the request that they ask about, and Envoy adds its path and query.
-    ``environ``: that of WSGI (PEP 3333). Returns whether it is such a request.
+    ``environ``: that of WSGI (PEP 3333). It gets ``FOR_PROXY``.
     """
     path: str = environ["PATH_INFO"]
-    if not is_asked(path):
-        return False
+    if path != PATH and not path.startswith(_BELOW):
+        return
+    environ[FOR_PROXY] = True
     if environ["REQUEST_METHOD"] != "HEAD":
         # SECURITY: elsewhere OPTIONS succeeds without a login, which a proxy would take for a yes.
         environ["REQUEST_METHOD"] = "GET"
@@ -54,7 +53,6 @@ def prepare(environ: dict[str, Any]) -> bool:
     if path != PATH:
         # SECURITY: here the query is the client's, and must not choose the service or the scopes.
         environ["QUERY_STRING"] = ""
-    return True
 
 
 class ForwardResource(Endpoint):

@@ -71,7 +71,8 @@ class Envelope:
         request_id = environ[access_log.REQUEST_ID] = new_id()
         environ[access_log.ADDRESS] = self._source.of(environ)
         environ[access_log.METHOD] = environ["REQUEST_METHOD"]
-        headers_of_host = () if forward.prepare(environ) else (_HSTS,)
+        forward.prepare(environ)
+        headers_of_host = () if forward.FOR_PROXY in environ else (_HSTS,)
         self._metrics.request_began()
         has_begun = False
 
