@@ -136,9 +136,16 @@ def complete(environment: dict[str, str], folder: Path, line: str) -> list[str]:
 def test_names_are_those_of_their_place(server: LiveServer, admin: Client, tmp_path: Path) -> None:
     person = make_person(admin)
     service = make_service(admin)
-    api_key = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)
+    keys = {
+        name: done(admin.post(f"{person.path}/api-keys", json={"name": name}), 201)["id"]
+        for name in ("laptop", "two words", "-y")
+    }
+    twins = [
+        done(admin.post(f"{person.path}/api-keys", json={"name": "twin"}), 201)["id"] for _ in "ab"
+    ]
+    offered = complete(server.environment, tmp_path, f"keyosk api-key show {person.username} ")
+    assert offered == ["laptop", keys["two words"], keys["-y"], *twins]
     for line, wanted in {
-        f"keyosk api-key show {person.username} ": api_key["id"],
         f"keyosk service show {service[:-1]}": service,
         f"keyosk role create new {service}:": f"{service}:read",
         "keyosk signing-key export ": done(admin.get("/auth/jwks"))["keys"][0]["kid"],

@@ -6,6 +6,7 @@ names are not available at once, there are none.
 
 import re
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -92,8 +93,13 @@ def _grants(client: "Client", context: click.Context, incomplete: str) -> _Found
 
 def _api_keys(client: "Client", context: click.Context, _: str) -> _Found:
     owner = str(context.params.get("username") or _OWN)
-    for key in client.items("accounts", owner, "api-keys"):
-        yield str(key.get("id")), shared.printable(f"{key.get('name')} {key.get('prefix')}")
+    keys = list(client.items("accounts", owner, "api-keys"))
+    counts = Counter(str(key.get("name")) for key in keys)
+    for key in keys:
+        name, key_id = str(key.get("name")), str(key.get("id"))
+        # SECURITY: one that begins with a dash would be an option.
+        is_enough = counts[name] == 1 and _NAME.fullmatch(name) and not name.startswith("-")
+        yield name if is_enough else key_id, shared.printable(f"{name} {key.get('prefix')}")
 
 
 def _sessions(client: "Client", context: click.Context, _: str) -> _Found:
