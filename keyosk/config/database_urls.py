@@ -107,6 +107,9 @@ def _sqlite(text: str, rest: str) -> SqliteUrl:
     path = place.removeprefix("///")
     if path == place or not path or path.endswith("/") or "#" in path or not path.isprintable():
         raise BadUrl(_SQLITE_FORM)
+    if path.startswith(("~", "$")) or "${" in path:
+        # It would be a folder of that name, in whatever folder Keyosk starts in.
+        raise BadUrl("must have its path written out: only shells replace ~ and $")
     return SqliteUrl(Path(path), text, text)
 
 
