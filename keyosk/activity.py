@@ -100,14 +100,14 @@ class Activity:
     def counts(self, since: int, until: int, step: int) -> list[ActivityCount]:
         """Return the counts of each ``step`` seconds, including those in which nothing happened."""
         start = since // step * step
-        found: dict[int, dict[str, dict[str, int]]] = {
+        by_moment: dict[int, dict[str, dict[str, int]]] = {
             moment: {TOKENS: {}, TOKENS_REFUSED: {}, LOGINS_REFUSED: {}}
             for moment in range(start, until, step)
         }
         for moment, kind, count in self._store.totals(start, until, step):
             name, _, reason = kind.partition(" ")
-            if moment in found and name in found[moment]:
-                found[moment][name][reason] = count
+            if moment in by_moment and name in by_moment[moment]:
+                by_moment[moment][name][reason] = count
         return [
             ActivityCount(
                 time=moment,
@@ -115,7 +115,7 @@ class Activity:
                 tokens_refused=kinds[TOKENS_REFUSED],
                 logins_refused=kinds[LOGINS_REFUSED],
             )
-            for moment, kinds in found.items()
+            for moment, kinds in by_moment.items()
         ]
 
     def nodes(self) -> list[tuple[Node, bool]]:

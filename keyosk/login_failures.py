@@ -90,8 +90,10 @@ class LoginFailureViews:
         """Return who failed to log in since a moment, and who is throttled now."""
         now = int(self._clock())
         counted, is_complete = self._audit.failed_logins(moment, _MOST)
-        names = self._accounts.usernames({each.account for each in counted if each.account})
-        recent = [each for each in counted if each.minute > now - _THROTTLED]
+        names = self._accounts.usernames(
+            {failure.account for failure in counted if failure.account}
+        )
+        recent = [failure for failure in counted if failure.minute > now - _THROTTLED]
         return LoginFailures(
             since=moment,
             is_complete=is_complete,
@@ -104,7 +106,7 @@ class LoginFailureViews:
                     second_factors=factors,
                     last_at=last,
                 )
-                for account, count, factors, last in _most(counted, lambda each: each.account)
+                for account, count, factors, last in _most(counted, lambda failure: failure.account)
             ),
             addresses=tuple(
                 FailedLogins(
@@ -113,7 +115,7 @@ class LoginFailureViews:
                     second_factors=factors,
                     last_at=last,
                 )
-                for address, count, factors, last in _most(counted, lambda each: each.address)
+                for address, count, factors, last in _most(counted, lambda failure: failure.address)
             ),
         )
 
@@ -121,10 +123,10 @@ class LoginFailureViews:
         self, recent: Collection[LoginFailure], names: Mapping[str, str]
     ) -> Iterable[ThrottledNow]:
         ids = {username: account_id for account_id, username in names.items()}
-        found = self._throttling.used_up(
+        used_up = self._throttling.used_up(
             [(names.get(each.account, ""), each.address or None) for each in recent]
         )
-        for kind, username, source, until in found[:_SHOWN]:
+        for kind, username, source, until in used_up[:_SHOWN]:
             account_id = ids.get(username) if username else None
             alike = [
                 each
@@ -148,11 +150,11 @@ def _most(
     counts: Counter[str] = Counter()
     second_factors: Counter[str] = Counter()
     last: dict[str, int] = {}
-    for each in counted:
-        name = key(each)
-        counts[name] += each.count
-        second_factors[name] += each.second_factors
-        last[name] = max(last.get(name, 0), each.minute)
+    for failure in counted:
+        name = key(failure)
+        counts[name] += failure.count
+        second_factors[name] += failure.second_factors
+        last[name] = max(last.get(name, 0), failure.minute)
     # First those with a wrong second factor: the attacker has the password.
     most = sorted(counts, key=lambda name: (-second_factors[name], -counts[name]))
     return [(name, counts[name], second_factors[name], last[name]) for name in most[:_SHOWN]]
@@ -160,9 +162,9 @@ def _most(
 
 def _began(alike: Collection[LoginFailure]) -> int:
     """Return the first minute of the last period of refused logins."""
-    minutes = sorted({each.minute for each in alike if each.throttled}, reverse=True)
+    minutes = sorted({failure.minute for failure in alike if failure.throttled}, reverse=True)
     if not minutes:
-        return max(each.minute for each in alike)
+        return max(failure.minute for failure in alike)
     began = minutes[0]
     for minute in minutes:
         if began - minute > _APART:

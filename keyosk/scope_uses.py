@@ -122,7 +122,9 @@ class ScopeUses:
         self, held: Iterable[tuple[str, Iterable[HeldScope]]]
     ) -> Mapping[str, Mapping[str, int]]:
         """Return when the holders of ``keyosk:admin`` last used a scope that it implies."""
-        admins = [account for account, scopes in held if any(each.name == ADMIN for each in scopes)]
+        admins = [
+            account for account, scopes in held if any(scope.name == ADMIN for scope in scopes)
+        ]
         return self._store.used(admins, KEYOSK_SCOPES)
 
     def _with_implied(
@@ -137,6 +139,6 @@ class ScopeUses:
             return scopes
         issued_on, named_on = own["issued_on"] or None, own["named_on"] or None
         return tuple(
-            replace(each, issued_on=issued_on, named_on=named_on) if each.name == ADMIN else each
-            for each in scopes
+            replace(scope, issued_on=issued_on, named_on=named_on) if scope.name == ADMIN else scope
+            for scope in scopes
         )

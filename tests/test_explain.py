@@ -315,7 +315,7 @@ def test_it_and_the_token_endpoint_agree(timed: Installation, data: st.DataObjec
     claims.pop("jti")
     assert told.preview.claims == claims
     assert told.preview.size == len(issued.token.text)
-    given_scopes = {each.scope for each in told.given}
+    given_scopes = {each.scope for each in told.granted}
     assert given_scopes == set(claims["scope"].split()) - {"offline_access"}
     assert not given_scopes & told.missing.keys()
     if asked.scopes is None:

@@ -61,11 +61,11 @@ class Confirmations:
 
         Earlier challenges of the session no longer count.
         """
-        asked = self._factors.challenge(session.account_id)
-        if asked is None:
+        challenge = self._factors.challenge(session.account_id)
+        if challenge is None:
             return None
-        self._store.challenge(session.id, asked.challenge, int(self._clock()))
-        return asked.options
+        self._store.challenge(session.id, challenge.challenge, int(self._clock()))
+        return challenge.options
 
     def confirm(
         self,

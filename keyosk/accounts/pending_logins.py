@@ -83,11 +83,11 @@ class PendingLogins:
         Raises ``BadCredentials`` as ``find``.
         """
         login, _ = self.find(secret)
-        asked = self._factors.challenge(login.account_id)
-        if asked is None:
+        challenge = self._factors.challenge(login.account_id)
+        if challenge is None:
             return None
-        self._store.challenge(login.digest, asked.challenge)
-        return asked.options
+        self._store.challenge(login.digest, challenge.challenge)
+        return challenge.options
 
     def finish(
         self,

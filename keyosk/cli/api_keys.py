@@ -198,10 +198,12 @@ def _path(
     path = ("accounts", username, "api-keys")
     if _ID.fullmatch(key):
         return (*path, key)
-    found = [each for each in client.items(*path) if key in (each.get("name"), each.get("prefix"))]
+    matching = [
+        each for each in client.items(*path) if key in (each.get("name"), each.get("prefix"))
+    ]
     if only_newest:
-        found = [each for each in found if not each.get("successor")] or found
-    if len(found) > 1:
-        ids = " or ".join(str(each.get("id")) for each in found)
-        raise Refused(f"{key}: {username} has {len(found)} such API keys; give the id, {ids}")
-    return (*path, str(found[0].get("id")) if found else key)
+        matching = [each for each in matching if not each.get("successor")] or matching
+    if len(matching) > 1:
+        ids = " or ".join(str(each.get("id")) for each in matching)
+        raise Refused(f"{key}: {username} has {len(matching)} such API keys; give the id, {ids}")
+    return (*path, str(matching[0].get("id")) if matching else key)

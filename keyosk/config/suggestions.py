@@ -28,7 +28,7 @@ def hint(name: str, known: Collection[str]) -> str:
         return (
             f"{message}. To choose the port, set KEYOSK_BIND" if name == "KEYOSK_PORT" else message
         )
-    by_short_name = {each.removeprefix(_PREFIX).lower(): each for each in known}
+    by_short_name = {setting.removeprefix(_PREFIX).lower(): setting for setting in known}
     meant = name.removeprefix(_PREFIX).lower()
     meant = _SYNONYMS.get(meant, meant)
     near = difflib.get_close_matches(meant, by_short_name, n=1)

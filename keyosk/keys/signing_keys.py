@@ -127,13 +127,13 @@ class SigningKeys:
             return keys.verifiers.get(kid)
         return next((verifier_of(key) for key in keys.every if key.kid == kid), None)
 
-    def kid_of(self, shown: str) -> str:
+    def kid_of(self, key_id: str) -> str:
         """Return the ``kid`` of the key that a token's header names.
 
         The header may name it as version 2 of the container registry does.
         """
         # Only such a ``kid`` has colons.
-        return self.current.of_registries.get(shown, shown) if ":" in shown else shown
+        return self.current.of_registries.get(key_id, key_id) if ":" in key_id else key_id
 
     def refresh(self) -> None:
         """Read the keys again. Raises ``WrongSecretKey``, ``Unavailable``."""

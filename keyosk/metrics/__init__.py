@@ -121,7 +121,10 @@ class Metrics:
             known.update(audiences)
         self._add(
             ((TOKENS, credential, algorithm, grant_type), 1),
-            *[((SERVICE_TOKENS, each if each in known else "", "of"), 1) for each in audiences],
+            *[
+                ((SERVICE_TOKENS, audience if audience in known else "", "of"), 1)
+                for audience in audiences
+            ],
             *(() if audiences else (((SERVICE_TOKENS, "none"), 1),)),
         )
         with self._lock:  # as ``_count``, without a call: every token passes here
@@ -212,7 +215,7 @@ class Metrics:
     def _counts(self, services: Mapping[str, str] | None) -> dict[Key, float]:
         if self._shared is None:
             return {}
-        found: dict[Key, float] = {
+        counts: dict[Key, float] = {
             ("keyosk_start_timestamp_seconds",): self._shared.started_at,
             ("keyosk_workers",): float(self._shared.processes()),
         }
@@ -222,8 +225,8 @@ class Metrics:
                 if services is None:
                     continue
                 key = (SERVICE_TOKENS, services.get(key[1], "other"))
-            found[key] = found.get(key, 0.0) + number
-        return found
+            counts[key] = counts.get(key, 0.0) + number
+        return counts
 
     def _count(self, key: Key) -> None:
         with self._lock:

@@ -100,8 +100,8 @@ class SharedCounts:
 
     def totals(self) -> dict[str, float]:
         """Return all numbers by their names, added up over all parts."""
-        found: dict[str, float] = defaultdict(float)
+        totals: dict[str, float] = defaultdict(float)
         for part in range(self._parts):
             for name, _, number in self.entries(part):
-                found[name] += number
-        return found
+                totals[name] += number
+        return totals

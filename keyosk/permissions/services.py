@@ -423,7 +423,7 @@ def _patched(service: Service, values: Mapping[str, Any]) -> Service:
     if "scopes" in rest:
         rest["scopes"] = tuple(sorted(rest["scopes"], key=lambda scope: scope.name))
     if "exchanges" in rest:
-        rest["exchanges"] = tuple(sorted(rest["exchanges"], key=lambda each: each.service))
+        rest["exchanges"] = tuple(sorted(rest["exchanges"], key=lambda exchange: exchange.service))
     policy = {name: value for name, value in values.items() if name in _POLICY_FIELDS}
     return replace(service, policy=replace(service.policy, **policy), **rest)
 

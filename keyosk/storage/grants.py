@@ -40,9 +40,9 @@ class GrantStore:
             .join(tables.Role, JOIN.LEFT_OUTER)
             .where(tables.Grant.account.in_(list(account_ids)))
         )
-        found: dict[str, list[Grant]] = {account_id: [] for account_id in account_ids}
+        by_account: dict[str, list[Grant]] = {account_id: [] for account_id in account_ids}
         for row in rows:
-            found[row["account"]].append(
+            by_account[row["account"]].append(
                 Grant(
                     scope=row["scope"],
                     role=row["role_name"],
@@ -50,7 +50,7 @@ class GrantStore:
                     until=row["until"],
                 )
             )
-        return {account_id: in_order(grants) for account_id, grants in found.items()}
+        return {account_id: in_order(grants) for account_id, grants in by_account.items()}
 
     def set(
         self, account_id: str, grants: Sequence[Grant], role_ids: Mapping[str, str], *, now: int
@@ -85,7 +85,11 @@ class GrantStore:
         since: Mapping[tuple[str | None, str | None], int],
     ) -> None:
         """Insert grants. ``since``: when earlier grants of the same scopes and roles began."""
-        rows = [(account_id, grant) for account_id, given in grants.items() for grant in given]
+        rows = [
+            (account_id, grant)
+            for account_id, account_grants in grants.items()
+            for grant in account_grants
+        ]
         every = [grant for _, grant in rows]
         scopes = [grant.scope for grant in every]
         roles = [None if grant.role is None else role_ids[grant.role] for grant in every]

@@ -95,14 +95,14 @@ class SigningKeyStore:
 
     def record_fetch(self, service: str, kids: Sequence[str], now: int) -> bool:
         """Record the keys that a service, by name or id, fetched; returns whether it exists."""
-        named = (tables.Service.name == service) | (tables.Service.id == service)
-        found = self._database.row(tables.Service.select(tables.Service.id).where(named))
-        if found is None:
+        matches = (tables.Service.name == service) | (tables.Service.id == service)
+        row = self._database.row(tables.Service.select(tables.Service.id).where(matches))
+        if row is None:
             return False
-        sight = tables.KeyFetch
+        table = tables.KeyFetch
         self._database.write(
-            sight.insert(service=found["id"], kids=json.dumps(kids), seen_at=now)
-            .on_conflict(conflict_target=[sight.service], preserve=[sight.kids, sight.seen_at])
+            table.insert(service=row["id"], kids=json.dumps(kids), seen_at=now)
+            .on_conflict(conflict_target=[table.service], preserve=[table.kids, table.seen_at])
             .returning()
         )
         return True

@@ -36,14 +36,14 @@ class Explanation:
         preview: The token; ``None`` if the request would be refused.
         error: The refusal.
         reason: Why the login itself would be refused.
-        given: The scopes of the token with the grants that give them.
+        granted: The scopes of the token with the grants that give them.
         missing: The missing scopes, of those that were requested or ever granted to the account.
     """
 
     preview: Preview | None
     error: KeyoskError | None
     reason: Reason | None
-    given: tuple[Entitlement, ...]
+    granted: tuple[Entitlement, ...]
     missing: Mapping[str, Reason]
 
 
@@ -101,11 +101,11 @@ class Explainer:
         except _REFUSALS as error:
             return Explanation(None, error, None, (), missing)
         held = entitlements.available(principal, now)
-        given = tuple(held[name] for name in token_grant.scopes if name in held)
+        granted = tuple(held[name] for name in token_grant.scopes if name in held)
         if token_request.offline and OFFLINE not in token_grant.scopes:
             missing[OFFLINE] = Reason.REFRESH_REFUSED
         missing = {name: why for name, why in missing.items() if name not in token_grant.scopes}
-        return Explanation(preview, None, None, given, missing)
+        return Explanation(preview, None, None, granted, missing)
 
     def _missing(
         self, principal: Principal, token_request: TokenRequest, names: Sequence[str], *, now: int

@@ -99,11 +99,11 @@ class Sessions:
         token = refresh_token_format.read(self._safe, text)
         if token is None:
             raise InvalidGrant("The refresh token is not valid.")
-        found = self._logins.by_session(token.session_id)
-        session = None if found is None else self._corrected(found[0])
-        if found is None or session is None:
+        session_login = self._logins.by_session(token.session_id)
+        session = None if session_login is None else self._corrected(session_login[0])
+        if session_login is None or session is None:
             raise InvalidGrant(_ENDED)
-        return SessionUse(token, session, found[1])
+        return SessionUse(token, session, session_login[1])
 
     def current(self, text: str) -> SessionUse | None:
         """Return the session whose current refresh token this is."""

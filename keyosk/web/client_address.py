@@ -60,16 +60,16 @@ class Source:
             peer = str(networks.address(peer))
         if peer is None or not self._trusts(peer):
             return peer
-        found = [
+        clients = [
             self._client(peer, hops)
             for name, read in (("X_FORWARDED_FOR", _x_forwarded_for), ("FORWARDED", _forwarded))
             if (hops := read(environ.get(f"HTTP_{name}", ""))) is not None
         ]
-        if len(set(found)) < 2:
-            client = found[0] if found else peer
+        if len(set(clients)) < 2:
+            client = clients[0] if clients else peer
         else:
             # It is unknown which of them the proxy wrote, but attempts are still distinguished.
-            client = _unknown(found[0].removeprefix(f"{UNKNOWN}/"))
+            client = _unknown(clients[0].removeprefix(f"{UNKNOWN}/"))
         if client.startswith(UNKNOWN):
             self._warn(peer)
         return client

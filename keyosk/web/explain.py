@@ -106,11 +106,11 @@ class ExplainResource(Endpoint):
             shape["size"] = explanation.preview.size
         shape["scopes"] = [
             {
-                "name": each.scope,
-                "through": each.role or "grant",
-                "until": None if each.until is None else rfc3339(each.until),
+                "name": entitlement.scope,
+                "through": entitlement.role or "grant",
+                "until": None if entitlement.until is None else rfc3339(entitlement.until),
             }
-            for each in explanation.given
+            for entitlement in explanation.granted
         ]
         shape["missing"] = [
             {"name": name, "reason": reason.value, "message": _SENTENCES[reason]}

@@ -175,12 +175,12 @@ _SHAPES: Final = {
 def _values(noun: Noun, values: Mapping[str, Any]) -> dict[str, Any]:
     shape = _SHAPES.get(noun)
     # Not the mapping itself: a missing field such as ``keys`` would find the method.
-    shown: dict[str, Any] = {} if shape is None else shape().dump(SimpleNamespace(**values))
+    dumped: dict[str, Any] = {} if shape is None else shape().dump(SimpleNamespace(**values))
     if "grants" in values:
-        shown["grants"] = shape_of_grants(values["grants"])
+        dumped["grants"] = shape_of_grants(values["grants"])
     if "owner" in values:
-        shown["owner"] = values["owner"]
-    return shown
+        dumped["owner"] = values["owner"]
+    return dumped
 
 
 def _entries(

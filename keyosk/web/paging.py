@@ -220,10 +220,10 @@ def _left(left: int, list_query: ListQuery, count: Callable[[ListQuery], int]) -
 
     A long list is counted once, after so many objects that the count hardly adds to the cost.
     """
-    shown = _MANY - left
-    if not COUNTED <= shown < COUNTED + MOST:
+    counted = _MANY - left
+    if not COUNTED <= counted < COUNTED + MOST:
         return left
-    return max(1, count(replace(list_query, newest=None)) + list_query.limit - 1 - shown)
+    return max(1, count(replace(list_query, newest=None)) + list_query.limit - 1 - counted)
 
 
 def _parameters(known: Collection[str]) -> dict[str, str]:

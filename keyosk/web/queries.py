@@ -13,7 +13,7 @@ from keyosk.web.schemas import StrictSchema
 def load(shape: type[StrictSchema]) -> dict[str, Any]:
     """Return the parameters of the query, as the shape has them. Raises ``Invalid``."""
     known = shape().fields
-    found: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for name, values in request.args.lists():
         if name not in known or len(values) > 1:
             raise Invalid.field(name[:200], "is not a parameter here, or is given twice")
@@ -21,7 +21,7 @@ def load(shape: type[StrictSchema]) -> dict[str, Any]:
         if isinstance(known[name], Whole) and value.isascii() and value.isdecimal():
             value = int(value[:20])
         try:
-            found[name] = known[name].deserialize(value)
+            parsed[name] = known[name].deserialize(value)
         except ValidationError as error:
             raise Invalid.field(name, str(error.messages[0]).rstrip(".")) from None
-    return found
+    return parsed

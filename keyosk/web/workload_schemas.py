@@ -48,7 +48,7 @@ def _values(value: Any) -> tuple[ClaimValue, ...] | None:
 
 
 def _are_texts(values: list[Any]) -> bool:
-    return all(isinstance(each, str) for each in values)
+    return all(isinstance(value, str) for value in values)
 
 
 # --- Issuers --------------------------------------------------------------------------------------
