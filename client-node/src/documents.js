@@ -96,7 +96,8 @@ export class Kept {
       this.error = error;
       this.#failures += 1;
       // Once for each outage; requests get 503 meanwhile, or tokens pass that were revoked.
-      if (this.#failures === 1 && this.#inBackground) process.emitWarning(error.cause?.message ?? error.message, "KeyoskWarning");
+      const said = `Keys or revocations cannot be fetched: ${error.cause?.message ?? error.message}`;
+      if (this.#failures === 1 && this.#inBackground) process.emitWarning(said, "KeyoskWarning");
       wait = Math.min(this.#failures, LONGEST_RETRY) * (0.8 + 0.2 * Math.random());
       this.#times.retry = this.#elapsed() + wait * 1000;
     }
@@ -113,7 +114,7 @@ export function metadataOf({ issuer, fetch, elapsed }) {
   const load = async () => {
     const { body, maxAge } = await getJson(fetch, `${base}/.well-known/openid-configuration`);
     // SECURITY: RFC 8414 section 3.3.
-    if (body?.issuer !== issuer) throw new Error(`${base} calls itself ${body?.issuer}; the issuer must be that very text`);
+    if (body?.issuer !== issuer) throw new Error(`${issuer} calls itself ${body?.issuer}; the issuer must be that very text`);
     return { value: body, maxAge };
   };
   const metadata = new Kept(load, elapsed, { inBackground: false });
