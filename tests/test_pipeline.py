@@ -157,25 +157,20 @@ def test_a_request_that_finds_the_connection_dead_lets_the_others_go_on(
     assert all(isinstance(each, Left) for each in loop.at_once(wait, wait, find))
 
 
-def test_a_server_that_does_not_respond_is_given_up_and_the_others_know(
+def test_a_server_that_does_not_respond_is_left_to_threads(
     database: Database, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: Any = database._peewee.pipeline
-    monkeypatch.setattr(used._session, "_response_timeout", 0.5)
+    """They have connections of their own, and find out whether it responds to nobody."""
+    monkeypatch.setattr(pipeline, "_PATIENCE", 0.5)
     responses = loop.at_once(select(database, "pg_sleep(60)"), partial(echo(database), value=1))
     assert all(isinstance(each, Left) for each in responses)
-    assert database._outage.is_on
+    assert not database._outage.is_on
     assert not loop.is_ready(database)
 
 
-def test_a_slow_server_that_responds_is_waited_for(
-    database: Database, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: Any = database._peewee.pipeline
-    monkeypatch.setattr(used._session, "_response_timeout", 2.0)
-    slow = select(database, "1 FROM pg_sleep(0.75)")
+def test_a_slow_server_that_responds_is_waited_for(database: Database, loop: EventLoop) -> None:
+    slow = select(database, f"1 FROM pg_sleep({pipeline._PATIENCE * 3 / 8})")
     assert loop.at_once(*[slow] * 4, in_one_turn=False) == [[(1,)]] * 4
-    assert not database._outage.is_on
 
 
 def test_a_connection_from_before_an_outage_is_not_used(

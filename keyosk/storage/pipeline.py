@@ -29,6 +29,9 @@ from keyosk.storage.outage import Outage
 
 _MOST: Final = 64  # reads that wait; while the server is slow, further ones use threads
 _PAUSE: Final = 1.0  # seconds between two tries to open a connection
+#: Seconds without a response until threads ask instead. They wait for longer, and on connections of
+#: their own: behind this one, all wait for the first that is slow.
+_PATIENCE: Final = 2.0
 #: The results of preparing a statement, and of the end of what was sent together.
 _NO_ROWS: Final = (ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC)
 
@@ -36,13 +39,10 @@ _NO_ROWS: Final = (ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC)
 class Pipeline:
     """The connection of the event loop. A thread opens it, once the loop has wanted it."""
 
-    def __init__(
-        self, connect: Callable[[], Any], outage: Outage, *, response_timeout: float
-    ) -> None:
+    def __init__(self, connect: Callable[[], Any], outage: Outage) -> None:
         """``connect`` opens a connection, for which it may wait."""
         self._connect = connect
         self._outage = outage
-        self._response_timeout = response_timeout
         self._session: _Session | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         #: Whether a thread that has just read something should call ``open``.
@@ -99,13 +99,7 @@ class Pipeline:
         if self._session is not None:  # the loop was slow to use the one before
             connection.close()
             return
-        self._session = _Session(
-            self._loop,
-            connection,
-            self._outage,
-            outages=outages,
-            response_timeout=self._response_timeout,
-        )
+        self._session = _Session(self._loop, connection, self._outage, outages=outages)
 
 
 class _Session:
@@ -118,7 +112,6 @@ class _Session:
         outage: Outage,
         *,
         outages: int,
-        response_timeout: float,
     ) -> None:
         """``outages``: the number of them when it was opened."""
         #: What resumes each, and when its statement was sent.
@@ -127,7 +120,6 @@ class _Session:
         self._loop = loop
         self._outage = outage
         self._outages = outages
-        self._response_timeout = response_timeout
         self._connection = connection  # which would be closed with its last reference
         self._pgconn: PGconn = connection.pgconn
         self._values = Transformer(connection)
@@ -174,7 +166,7 @@ class _Session:
         now = self._loop.time()
         self.waiting.append((resume, now))
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._response_timeout, self._check_deadline)
+            self._timer = self._loop.call_at(now + _PATIENCE, self._check_deadline)
 
     def _send(self) -> None:
         self._is_sending = False
@@ -203,17 +195,16 @@ class _Session:
             self._close()
 
     def _check_deadline(self) -> None:
-        """Give up a server that does not respond, as ``DirectStatements`` does."""
+        """Leave a server that does not respond to threads."""
         self._timer = None
         if not self.waiting:
             return
         _, sent = self.waiting[0]
         # It runs one statement after another, and responds to those of each turn together.
-        deadline = max(sent, self._responded) + self._response_timeout
+        deadline = max(sent, self._responded) + _PATIENCE
         if deadline > self._loop.time():
             self._timer = self._loop.call_at(deadline, self._check_deadline)
             return
-        self._outage.begin()
         self._close()
 
     def _close(self) -> None:

@@ -299,11 +299,7 @@ class Postgresql(peewee.PostgresqlDatabase):
         parameters: dict[str, Any] = {**defaults, **url.parameters}
         super().__init__("postgresql", prefer_psycopg3=True, **parameters)
         #: For the event loop, which has no connection but this.
-        self.pipeline = Pipeline(
-            self._connect,  # type: ignore[attr-defined]
-            outage,
-            response_timeout=_RESPONSE_TIMEOUT,
-        )
+        self.pipeline = Pipeline(self._connect, outage)  # type: ignore[attr-defined]
 
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction; behind a pooler, with the settings that it needs."""
