@@ -99,6 +99,11 @@ class Faults:
         """Add the faults of an error."""
         self._faults.extend(error.faults)
 
+    def no_scope(self, field: str, scope: str) -> None:
+        """Add the fault that a scope does not exist."""
+        hint = "; name each scope by itself, without commas" if "," in scope else ""
+        self.add(field, f"there is no scope {scope[:200]}{hint}")
+
     def raise_if_any(self) -> None:
         """Raise ``Invalid`` with all faults, if there are any."""
         if self._faults:

@@ -62,6 +62,30 @@ def test_a_wrong_pattern_of_a_rule_is_named(admin: Client) -> None:
     assert [fault["message"].split()[0] for fault in faults] == ["ma*n", "x" * 200]
 
 
+def test_scopes_with_commas_between_them_are_told_so(admin: Client) -> None:
+    account, issuer = make_account(admin, kind="machine"), unique("issuer")
+    body = {"name": issuer, "issuer": f"https://{issuer}.example.com", "required_claims": []}
+    done(admin.post("/issuers", json=body), 201)
+    scopes = ["todo:read,todo:write"]
+    rule = {"name": "a", "account": account["username"], "claims": {"ref": "main"}}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/accounts", {"username": unique("new"), "grants": {"scopes": scopes}}),
+        (f"/accounts/{account['id']}/api-keys", {"name": "k", "scopes": scopes}),
+        ("/roles", {"name": unique("role"), "scopes": scopes}),
+        (f"/issuers/{issuer}/rules", {**rule, "scopes": scopes}),
+    ]
+    for path, sent in requests:
+        (fault,) = problem(admin.post(path, json=sent), 422, "scopes")["errors"]
+        assert fault["message"] == (
+            "there is no scope todo:read,todo:write; name each scope by itself, without commas"
+        )
+        lone = {**sent, "scopes": ["no:such"], "grants": {"scopes": ["no:such"]}}
+        (fault,) = problem(admin.post(path, json={k: lone[k] for k in sent}), 422, "scopes")[
+            "errors"
+        ]
+        assert fault["message"] == "there is no scope no:such"
+
+
 def test_a_grant_that_ends_in_the_past_is_named(admin: Client) -> None:
     name = make_service(admin)
     account = make_account(admin)["username"]

@@ -302,7 +302,7 @@ class ApiKeys:
         existing = self._services.existing_scopes(key.scopes or ())
         for scope in key.scopes or ():
             if scope not in existing:
-                faults.add("scopes", f"there is no scope {scope[:200]}")
+                faults.no_scope("scopes", scope)
         networks = None if key.networks is None else _networks(faults, key.networks)
         faults.raise_if_any()
         return replace(key, networks=networks)

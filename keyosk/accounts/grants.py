@@ -169,7 +169,7 @@ def check(
         name = (grant.scope, grant.role)
         field, text = ("scopes", grant.scope) if grant.role is None else ("roles", grant.role)
         if grant.scope is not None and grant.scope not in scopes:
-            faults.add(field, f"there is no scope {grant.scope[:200]}")
+            faults.no_scope(field, grant.scope)
         elif grant.role is not None and grant.role not in roles:
             faults.add(field, f"there is no role {grant.role[:200]}")
         elif name in seen:

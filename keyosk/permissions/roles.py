@@ -144,7 +144,7 @@ class Roles:
         existing = self._services.existing_scopes(added)
         for scope in added:
             if scope not in existing:
-                faults.add("scopes", f"there is no scope {scope[:200]}")
+                faults.no_scope("scopes", scope)
         faults.raise_if_any()
 
 

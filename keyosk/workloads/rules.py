@@ -218,7 +218,7 @@ class WorkloadRules:
         existing = self._services.existing_scopes(rule.scopes or ())
         for scope in rule.scopes or ():
             if scope not in existing:
-                faults.add("scopes", f"there is no scope {scope[:200]}")
+                faults.no_scope("scopes", scope)
         faults.raise_if_any()
         self._workload_rules.check_name(rule)
 
