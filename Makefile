@@ -86,7 +86,7 @@ growth: .venv/.development ## Measure how costs grow with accounts, services, gr
 bench-client: .venv/.development ## Measure what keyosk-client adds to a bare jwt.decode
 	@$(BIN)/python tools/client_cost.py $(ARGS)
 
-profile: .venv/.development ## Show where the time of a request goes, by part of the house
+profile: .venv/.development ## Show where the time of a request goes, by layer
 	@$(BIN)/python tools/breakdown.py $(ARGS)
 
 compose: build ## Start deploy/compose.yaml (needs Docker; LOGIN_HOST=login.example.org)

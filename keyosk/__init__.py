@@ -4,16 +4,16 @@ A caller shows a username with a password or an API key once, by HTTP Basic, and
 that carries the account's permissions; every service verifies that token offline with the public
 keys that Keyosk publishes.
 
-**The house.** Each line is a floor, the highest first. A room (a module or a package) imports only
-from the floors below its own. ``tests/test_house.py`` reads this map and compares the code with it,
-so every room is on it exactly once::
+**The layers.** Each line is a layer, the highest first. A module or a package imports only from the
+layers below its own. ``tests/test_layers.py`` reads this map and compares the code with it, so each
+of them is on it exactly once::
 
     __main__: the program
     cli: commands, clients of the REST API
     app, server: the start, and the web application; the HTTP server, which knows nothing of Keyosk
     console: pages for people: clients of the REST API, called inside this process
     web, bootstrap: HTTP with Flask, Flask-RESTful and marshmallow; the first start
-    installation: creates everything below; the floors above receive it as one value
+    installation: creates everything below; the layers above receive it as one value
     tokens, bulk, apply: tokens and sessions; import and export; manifests
     monitoring, login_failures, diagnosis: gauges; failed logins and throttling; what is wrong here
     accounts, workloads: accounts, their keys and grants; logins by another platform's token
@@ -21,13 +21,13 @@ so every room is on it exactly once::
     keys, credentials: signing keys and their lives; what proves who is calling, and throttling
     audit, revocations: what was done; what must no longer be accepted
     activity, scope_uses: counts per minute; which scopes are used
-    storage: the only floor that knows peewee
+    storage: the only layer that knows peewee
     config, validation, delays, checks: settings; all faults of a request; delays; what was found
     traces, audit_chain: spans of requests, for OpenTelemetry; the hashes of the audit log
-    model, errors, ids, clocks, metrics: frozen values, and what all floors need
+    model, errors, ids, clocks, metrics: frozen values, and what all layers need
     masking, merge_patch, networks, strict_json, suspension, whitespace: small tools
 
-The same noun has the same name on every floor. Each package opens with what it owns, what it does
+The same noun has the same name in every layer. Each package opens with what it owns, what it does
 not own, and how a request passes through it.
 
 **One request walked through.** ``POST /auth/token`` with an API key: ``server`` reads the whole

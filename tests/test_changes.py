@@ -1,4 +1,4 @@
-"""What a change may name is the same on every floor: in the schemas and in the domain."""
+"""What a change may name is the same in every layer: in the schemas and in the domain."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The contract of the storage floor, the same on SQLite and on PostgreSQL."""
+"""The contract of the storage layer, the same on SQLite and on PostgreSQL."""
 
 import gc
 import itertools
@@ -985,7 +985,7 @@ def test_a_read_within_a_transaction_that_lost_its_connection_is_not_tried_on_a_
 
 # --- Any text -------------------------------------------------------------------------------------
 
-# What the floor above lets through: no lone surrogates, no NUL (checks.py).
+# What the layer above lets through: no lone surrogates, no NUL (checks.py).
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 ANY_JSON = st.dictionaries(
     ANY_TEXT,

@@ -1,4 +1,4 @@
-"""Shows where the time of a request goes, by part of the house and by library.
+"""Shows where the time of a request goes, by layer and by library.
 
 ``make profile`` sends a request over and over to a Keyosk in this very process, without a server,
 and prints what it took, and the share of each part as cProfile sees it. cProfile makes calls dearer
@@ -255,7 +255,7 @@ def _owners(file: str, name: str, callers: dict[Any, Any]) -> dict[str, float]:
 
 
 def _part(file: str) -> str:
-    """A floor of the house, as ``keyosk.web``, or a library."""
+    """A layer, as ``keyosk.web``, or a library."""
     path = Path(file)
     if path.is_relative_to(_ROOT):
         return ".".join(["keyosk", path.relative_to(_ROOT).with_suffix("").parts[0]])

@@ -1,4 +1,4 @@
-"""The nouns of Keyosk as frozen values, the same on every floor.
+"""The nouns of Keyosk as frozen values, the same in every layer.
 
 Owns shapes and names, and imports nothing of Keyosk.
 

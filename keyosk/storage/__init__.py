@@ -1,7 +1,7 @@
-"""The floor that knows the database: tables, migrations, and one store per noun.
+"""The layer that knows the database: tables, migrations, and one store per noun.
 
 Owns SQL, connections, transactions, and the translation of database errors into ``keyosk.errors``.
-Stores accept and return plain values of ``keyosk.model``. It makes no decisions: the floors above
+Stores accept and return plain values of ``keyosk.model``. It makes no decisions: the layers above
 decide if something is allowed, except for uniqueness, which only the database can decide.
 
 SQLite and PostgreSQL run the same code; where they must differ, ``database`` says how.

@@ -32,7 +32,7 @@ def described(description: str, *example: Any, enum: Sequence[Any] = ()) -> dict
     Args:
         description: What the field means.
         example: A value as the API takes or returns it, if the example of the schema has one.
-        enum: The values that a lower floor accepts, where the field itself does not check them.
+        enum: The values that a lower layer accepts, where the field itself does not check them.
     """
     metadata: dict[str, Any] = {"description": description}
     if example:

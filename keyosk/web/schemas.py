@@ -1,4 +1,4 @@
-"""The schemas of JSON bodies. The floor below checks the meaning of values.
+"""The schemas of JSON bodies. The layer below checks the meaning of values.
 
 ``...Schema`` is an object in responses, ``...New`` the body of POST, ``...Patch`` that of PATCH, in
 which ``null`` resets a field (RFC 7396). ``/openapi.json`` is built from them: docstrings and the

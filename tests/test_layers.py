@@ -1,4 +1,4 @@
-"""The house: who may import whom, and which module owns which library (see keyosk/__init__.py)."""
+"""The layers: who may import whom, and which module owns which library (see keyosk/__init__.py)."""
 
 import ast
 import re
@@ -16,15 +16,15 @@ import keyosk
 from keyosk.audit import Audit
 
 
-def floors_of(docstring: str) -> tuple[tuple[str, ...], ...]:
-    """The floors that the map draws, from the ground up: its lines are "room, room: what it is"."""
+def layers_of(docstring: str) -> tuple[tuple[str, ...], ...]:
+    """The layers that the map draws, from the ground up: its lines are "name, name: what it is"."""
     lines = re.findall(r"^    ([a-z_]+(?:, [a-z_]+)*): \S", docstring, re.MULTILINE)
     return tuple(tuple(line.split(", ")) for line in reversed(lines))
 
 
 #: A name stands for a module of keyosk/ or for a package with all inside it.
-FLOORS: Final = floors_of(keyosk.__doc__ or "")
-ROOMS: Final = frozenset(room for floor in FLOORS for room in floor)
+LAYERS: Final = layers_of(keyosk.__doc__ or "")
+TOP_LEVEL: Final = frozenset(name for layer in LAYERS for name in layer)
 
 # A library that is not listed has no place yet: give it one here.
 OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -134,15 +134,15 @@ def _parsed(source: str) -> ast.Module:
 
 
 @dataclass(frozen=True)
-class House:
+class Package:
     """The modules of a package, by dotted name without the package's own: "" is the package."""
 
-    package: str
-    sources: Mapping[str, str] = field(repr=False)  # a failed test prints the house
+    name: str
+    sources: Mapping[str, str] = field(repr=False)  # a failed test prints the package
     packages: frozenset[str]
 
     @classmethod
-    def read(cls, root: Path) -> "House":
+    def read(cls, root: Path) -> "Package":
         sources, packages = {}, set()
         for path in sorted(root.rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
@@ -160,10 +160,10 @@ class House:
         ]
 
     def inside(self, target: str) -> str | None:
-        """The module of this house that ``target`` is (part of); None if it is a library's."""
-        if target.partition(".")[0] != self.package:
+        """The module of this package that ``target`` is (part of); None if it is a library's."""
+        if target.partition(".")[0] != self.name:
             return None
-        name = target.removeprefix(self.package).removeprefix(".")
+        name = target.removeprefix(self.name).removeprefix(".")
         while name not in self.sources:
             name = name.rpartition(".")[0]
         return name
@@ -185,7 +185,7 @@ class House:
     def _origin(self, module: str, node: ast.ImportFrom) -> str:
         if not node.level:
             return node.module or ""
-        parts = [self.package, *filter(None, module.split("."))]
+        parts = [self.name, *filter(None, module.split("."))]
         steps = node.level - (module in self.packages)
         return ".".join(parts[: len(parts) - steps] + ([node.module] if node.module else []))
 
@@ -197,29 +197,30 @@ def _walk(node: ast.AST, *, is_local: bool) -> Iterator[tuple[ast.AST, bool]]:
         yield from _walk(child, is_local=inner)
 
 
-def _room(module: str) -> str:
+def _top_level(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _height(room: str) -> int:
-    return {name: height for height, floor in enumerate(FLOORS) for name in floor}.get(room, -1)
+def _height(name: str) -> int:
+    heights = {each: height for height, layer in enumerate(LAYERS) for each in layer}
+    return heights.get(name, -1)
 
 
-def upward_imports(house: House) -> list[str]:
-    """Imports of another room that does not stand on a lower floor."""
+def upward_imports(package: Package) -> list[str]:
+    """Imports of another package, or module beside the packages, that is not in a lower layer."""
     return [
-        f"{found.module}:{found.line} imports {target}, which does not stand below it"
-        for found in house.imports()
-        if (target := house.inside(found.target)) is not None
-        and _room(target) != _room(found.module)
-        and _height(_room(target)) >= _height(_room(found.module))
+        f"{found.module}:{found.line} imports {target}, which is not below it"
+        for found in package.imports()
+        if (target := package.inside(found.target)) is not None
+        and _top_level(target) != _top_level(found.module)
+        and _height(_top_level(target)) >= _height(_top_level(found.module))
     ]
 
 
-def import_cycles(house: House) -> list[str]:
-    graph: dict[str, set[str]] = {module: set() for module in house.sources}
-    for found in house.imports():
-        target = house.inside(found.target)
+def import_cycles(package: Package) -> list[str]:
+    graph: dict[str, set[str]] = {module: set() for module in package.sources}
+    for found in package.imports():
+        target = package.inside(found.target)
         if target is not None and target != found.module:
             graph[found.module].add(target)
     try:
@@ -229,11 +230,11 @@ def import_cycles(house: House) -> list[str]:
     return []
 
 
-def foreign_imports(house: House) -> list[str]:
+def foreign_imports(package: Package) -> list[str]:
     faults = []
-    for found in house.imports():
+    for found in package.imports():
         library = found.target.partition(".")[0]
-        if library == house.package or library in sys.stdlib_module_names:
+        if library == package.name or library in sys.stdlib_module_names:
             continue
         owners = OWNERS.get(library, ())
         if not any(f"{found.module}.".startswith(f"{owner}.") for owner in owners):
@@ -242,20 +243,20 @@ def foreign_imports(house: House) -> list[str]:
     return faults
 
 
-def local_imports(house: House) -> list[str]:
+def local_imports(package: Package) -> list[str]:
     return [
         f"{found.module}:{found.line} imports {found.target} inside a function"
-        for found in house.imports()
+        for found in package.imports()
         if found.is_local and (found.module, found.target) not in LOCAL_IMPORTS
     ]
 
 
-def writes_in_web(house: House) -> list[str]:
-    """Transactions, and rows of the audit log, that are made on the floor of HTTP."""
+def writes_in_web(package: Package) -> list[str]:
+    """Transactions, and rows of the audit log, that are made in the layer of HTTP."""
     return [
         f"{module}:{node.lineno} calls {node.func.attr}"
-        for module, source in house.sources.items()
-        if _room(module) == "web"
+        for module, source in package.sources.items()
+        if _top_level(module) == "web"
         for node in ast.walk(_parsed(source))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -266,10 +267,10 @@ def writes_in_web(house: House) -> list[str]:
     ]
 
 
-def readers_of_authorization(house: House) -> list[str]:
+def readers_of_authorization(package: Package) -> list[str]:
     """Modules that look at the ``Authorization`` of a request."""
     reads = re.compile(r'headers(\.get\(|\[)"Authorization"[,)\]](?! =)|"Authorization" (not )?in ')
-    return [module for module, source in house.sources.items() if reads.search(source)]
+    return [module for module, source in package.sources.items() if reads.search(source)]
 
 
 def _last_name(node: ast.expr) -> str:
@@ -280,59 +281,59 @@ def _last_name(node: ast.expr) -> str:
 
 
 @pytest.fixture(scope="module")
-def house() -> House:
-    return House.read(Path(keyosk.__file__).parent)
+def package() -> Package:
+    return Package.read(Path(keyosk.__file__).parent)
 
 
-def test_the_checks_look_at_keyosk_itself(house: House) -> None:
-    assert house.package == "keyosk"
-    assert {"", "model", "errors", "storage"} <= house.sources.keys()
+def test_the_checks_look_at_keyosk_itself(package: Package) -> None:
+    assert package.name == "keyosk"
+    assert {"", "model", "errors", "storage"} <= package.sources.keys()
 
 
-def test_imports_only_go_down(house: House) -> None:
-    assert upward_imports(house) == []
+def test_imports_only_go_down(package: Package) -> None:
+    assert upward_imports(package) == []
 
 
-def test_no_modules_import_each_other(house: House) -> None:
-    assert import_cycles(house) == []
+def test_no_modules_import_each_other(package: Package) -> None:
+    assert import_cycles(package) == []
 
 
-def test_every_library_is_used_by_its_owner_only(house: House) -> None:
-    assert foreign_imports(house) == []
+def test_every_library_is_used_by_its_owner_only(package: Package) -> None:
+    assert foreign_imports(package) == []
 
 
-def test_imports_stand_at_the_top(house: House) -> None:
-    assert local_imports(house) == []
+def test_imports_stand_at_the_top(package: Package) -> None:
+    assert local_imports(package) == []
 
 
-def test_web_makes_no_transaction_and_no_row_of_the_audit_log(house: House) -> None:
-    assert writes_in_web(house) == []
+def test_web_makes_no_transaction_and_no_row_of_the_audit_log(package: Package) -> None:
+    assert writes_in_web(package) == []
 
 
-def test_the_authorization_of_a_request_is_read_in_one_place(house: House) -> None:
-    assert readers_of_authorization(house) == ["web.authorization"]
+def test_the_authorization_of_a_request_is_read_in_one_place(package: Package) -> None:
+    assert readers_of_authorization(package) == ["web.authorization"]
 
 
 def test_the_audit_log_is_written_by_what_is_looked_for() -> None:
     assert all(hasattr(Audit, name) for name in AUDIT_WRITERS)
 
 
-def test_every_exception_to_that_is_still_needed(house: House) -> None:
+def test_every_exception_to_that_is_still_needed(package: Package) -> None:
     assert LOCAL_IMPORTS.keys() <= {
-        (found.module, found.target) for found in house.imports() if found.is_local
+        (found.module, found.target) for found in package.imports() if found.is_local
     }
 
 
-def test_every_room_is_on_the_map_once(house: House) -> None:
-    drawn = [room for floor in FLOORS for room in floor]
-    assert sorted(drawn) == sorted({_room(module) for module in house.sources} - {""})
+def test_every_package_is_on_the_map_once(package: Package) -> None:
+    drawn = [name for layer in LAYERS for name in layer]
+    assert sorted(drawn) == sorted({_top_level(module) for module in package.sources} - {""})
 
 
-def test_every_package_says_what_it_owns(house: House) -> None:
+def test_every_package_says_what_it_owns(package: Package) -> None:
     silent = [
         name
-        for name in house.packages & ROOMS
-        if "own" not in (ast.get_docstring(_parsed(house.sources[name])) or "").lower()
+        for name in package.packages & TOP_LEVEL
+        if "own" not in (ast.get_docstring(_parsed(package.sources[name])) or "").lower()
     ]
     assert silent == []
 
@@ -340,16 +341,16 @@ def test_every_package_says_what_it_owns(house: House) -> None:
 # --- The checks themselves, on small houses with one fault ----------------------------------------
 
 
-def build_house(root: Path, files: Mapping[str, str]) -> House:
+def build_package(root: Path, files: Mapping[str, str]) -> Package:
     for name, source in files.items():
         path = root / "keyosk" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
-    return House.read(root / "keyosk")
+    return Package.read(root / "keyosk")
 
 
 def test_a_sound_house_has_no_fault(tmp_path: Path) -> None:
-    house = build_house(
+    package = build_package(
         tmp_path,
         {
             "__init__.py": "",
@@ -366,7 +367,7 @@ def test_a_sound_house_has_no_fault(tmp_path: Path) -> None:
         },
     )
     for check in (upward_imports, import_cycles, foreign_imports, local_imports):
-        assert check(house) == []
+        assert check(package) == []
 
 
 @pytest.mark.parametrize(
@@ -384,13 +385,13 @@ def test_a_sound_house_has_no_fault(tmp_path: Path) -> None:
         pytest.param("accounts", "from keyosk.web.token import T", "web.token", id="into-package"),
         pytest.param("web/token", "def f():\n    import keyosk.app", "app", id="in-function"),
         pytest.param("web/token", "if 1:\n    from keyosk import server", "server", id="in-block"),
-        pytest.param("tokens/a", "from keyosk import apply", "apply", id="same-floor"),
+        pytest.param("tokens/a", "from keyosk import apply", "apply", id="same-layer"),
     ],
 )
 def test_an_upward_import_is_seen(tmp_path: Path, module: str, statement: str, target: str) -> None:
     rest = ("config", "accounts", "apply", "web/token", "app", "server", "__init__")
     files = {f"{name}.py": "" for name in rest} | {f"{module}.py": statement}
-    (fault,) = upward_imports(build_house(tmp_path, files))
+    (fault,) = upward_imports(build_package(tmp_path, files))
     importer = module.replace("/", ".").removesuffix(".__init__")
     assert fault.startswith(f"{importer}:")
     assert f"imports {target}," in fault
@@ -424,7 +425,7 @@ def test_an_upward_import_is_seen(tmp_path: Path, module: str, statement: str, t
     ],
 )
 def test_a_cycle_is_caught(tmp_path: Path, files: dict[str, str]) -> None:
-    assert import_cycles(build_house(tmp_path, {"__init__.py": ""} | files)) != []
+    assert import_cycles(build_package(tmp_path, {"__init__.py": ""} | files)) != []
 
 
 @pytest.mark.parametrize(
@@ -447,8 +448,8 @@ def test_a_cycle_is_caught(tmp_path: Path, files: dict[str, str]) -> None:
     ],
 )
 def test_a_foreign_library_is_seen(tmp_path: Path, module: str, statement: str, fault: str) -> None:
-    house = build_house(tmp_path, {"__init__.py": "", f"{module}.py": statement})
-    assert foreign_imports(house) == [fault]
+    package = build_package(tmp_path, {"__init__.py": "", f"{module}.py": statement})
+    assert foreign_imports(package) == [fault]
 
 
 @pytest.mark.parametrize(
@@ -462,8 +463,8 @@ def test_a_foreign_library_is_seen(tmp_path: Path, module: str, statement: str, 
     ],
 )
 def test_an_import_inside_a_function_is_caught(tmp_path: Path, source: str) -> None:
-    house = build_house(tmp_path, {"__init__.py": "", "accounts.py": source})
-    assert len(local_imports(house)) == 1
+    package = build_package(tmp_path, {"__init__.py": "", "accounts.py": source})
+    assert len(local_imports(package)) == 1
 
 
 @pytest.mark.parametrize(
@@ -477,5 +478,5 @@ def test_an_import_inside_a_function_is_caught(tmp_path: Path, source: str) -> N
 )
 def test_a_write_in_web_is_caught(tmp_path: Path, statement: str) -> None:
     files = {"__init__.py": "", "web/__init__.py": "", "accounts.py": statement}
-    assert writes_in_web(build_house(tmp_path, files)) == []
-    assert len(writes_in_web(build_house(tmp_path, files | {"web/token.py": statement}))) == 1
+    assert writes_in_web(build_package(tmp_path, files)) == []
+    assert len(writes_in_web(build_package(tmp_path, files | {"web/token.py": statement}))) == 1
