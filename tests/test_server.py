@@ -1203,6 +1203,22 @@ def test_sigterm_before_a_worker_is_ready_is_not_lost(start: Callable[..., Serve
     assert server.ask(request("GET", "/pid")).body.decode() == second
 
 
+def test_what_another_gunicorn_left_in_the_environment_is_not_believed(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a program that gunicorn has started again starts Keyosk."""
+    monkeypatch.setenv("GUNICORN_PID", "1")
+    monkeypatch.setenv("GUNICORN_FD", "0")
+    assert start().start().stop() == 0
+
+
+def test_sigusr2_starts_no_second_master(start: Callable[..., Server]) -> None:
+    server = start().start()
+    server.process.send_signal(signal.SIGUSR2)
+    server.wait_for(lambda: any("SIGUSR2 is ignored" in line for line in server.logged))
+    assert len(psutil.Process(server.process.pid).children()) == server.size
+
+
 #: A worker gets SIGTERM at the moment at which asyncio has closed its pipe for signals.
 LATE_SIGNAL = """
 import asyncio.selector_events, os, signal

@@ -52,6 +52,8 @@ __all__ = [
 
 #: The exit code of a worker whose failure would also stop any other; the master then stops.
 BOOT_ERROR = GunicornArbiter.WORKER_BOOT_ERROR
+#: By these gunicorn hands its sockets to a second master; a program that it runs inherits them.
+_OF_ANOTHER_GUNICORN = ("GUNICORN_PID", "GUNICORN_FD")
 _STUCK = 30  # seconds without a sign of life after which the master replaces a worker
 
 
@@ -63,6 +65,8 @@ def serve(app_factory: Callable[[], Any], options: Options, hooks: Hooks | None 
     way, SIGINT and SIGQUIT do not, SIGHUP replaces the workers one by one. If the factory raises,
     the process exits 3.
     """
+    for name in _OF_ANOTHER_GUNICORN:
+        os.environ.pop(name, None)
     try:
         _Server(app_factory, options, hooks or Hooks()).run()
     except HaltServer as fault:
@@ -90,6 +94,10 @@ class Arbiter(GunicornArbiter):
             return None  # the others go on, and the master tries again
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def handle_usr2(self) -> None:
+        """Start no second master, as gunicorn would: it could not listen."""
+        self.log.warning("SIGUSR2 is ignored")
 
     def stop(self, graceful: bool = True) -> None:
         """End the workers; a graceful stop begins with the shutdown delay."""
