@@ -138,12 +138,13 @@ def test_a_dump_of_postgresql_made_under_load_can_be_restored(
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("missing/file", "cannot be made"), (".", "is a directory")]
+    ("name", "reason"),
+    [("missing/file", "cannot be made"), (".", "is a directory"), ("-", "name a file")],
 )
 def test_a_backup_that_cannot_be_made_leaves_nothing(
     server: LiveServer, tmp_path: Path, name: str, reason: str
 ) -> None:
-    done = server.run("database", "backup", str(tmp_path / name))
+    done = server.run("database", "backup", name if name == "-" else str(tmp_path / name))
     assert done.returncode in (1, 2)
     assert reason in done.stderr or "pg_dump" in done.stderr
     assert list(tmp_path.iterdir()) == []

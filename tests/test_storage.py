@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from installed import settings as settings_of
 from keyosk import app
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, DatabaseTooNew, DatabaseUnusable, NotFound, Unavailable
@@ -481,6 +482,20 @@ def test_a_file_that_is_no_database_is_a_reason_and_not_a_crash(tmp_path: Path) 
             with pytest.raises(DatabaseUnusable) as caught:
                 use(database)
             assert caught.value.explanation.endswith(": file is not a database.")
+
+
+@pytest.mark.usefixtures("sqlite")
+def test_a_file_of_another_program_is_refused_and_gets_no_tables(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.executescript("CREATE TABLE note (text); CREATE TABLE account (number)")
+    configuration = settings_of(f"sqlite:///{path}")
+    for use in (app.prepare, app.pending_migrations):
+        with pytest.raises(DatabaseUnusable, match=r"another program: it has the table account,"):
+            use(configuration)
+    with closing(sqlite3.connect(path)) as other:
+        names = other.execute("SELECT name FROM sqlite_master").fetchall()
+    assert sorted(names) == [("account",), ("note",)]
 
 
 @pytest.mark.usefixtures("postgresql")

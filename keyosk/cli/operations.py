@@ -77,6 +77,8 @@ def rewrap_database() -> None:
 def backup_database(file: Path) -> None:
     """Copy a SQLite database to a new FILE, consistently, even while Keyosk runs."""
     global_options.require_machine(or_variable=False)
+    if str(file) == "-":  # it would be the name of a file, and a pipe would get a sentence
+        raise click.BadParameter("name a file: a backup cannot be printed", param_hint="FILE")
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk
 
     machine.backup_database(file)

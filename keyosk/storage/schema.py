@@ -47,10 +47,14 @@ def upgrade(database: Database) -> list[str]:
 
 
 def pending(database: Database) -> list[str]:
-    """Return the names of the migrations not yet applied. Raises ``DatabaseTooNew``."""
+    """Return the names of the migrations not yet applied.
+
+    Raises ``DatabaseTooNew``, and ``DatabaseUnusable`` for a SQLite file of another program.
+    """
     if database.is_sqlite and not database.has_file():
         return sorted(_KNOWN)
     with database.driver_errors():
+        _refuse_foreign(database)
         runner = Runner(database.raw, str(MIGRATIONS))
         _refuse_unknown(runner.applied())
         return [migration.name for migration in runner.status() if migration.applied is None]
@@ -105,6 +109,21 @@ def exclusive(database: Database) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _refuse_foreign(database: Database) -> None:
+    """Refuse a SQLite file that another program uses: a path that was mistaken, for example.
+
+    A schema of PostgreSQL may have tables of others beside Keyosk's.
+    """
+    if not database.is_sqlite:
+        return
+    tables = {*database.raw.get_tables()} - {_Applied._meta.table_name}
+    if tables and SigningKey._meta.table_name not in tables:
+        raise DatabaseUnusable(
+            f"{database.path} is the database of another program: it has the table {min(tables)}, "
+            "and none of Keyosk's."
+        )
 
 
 def _refuse_unknown(applied: Iterable[str]) -> None:
