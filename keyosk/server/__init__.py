@@ -117,11 +117,11 @@ class Arbiter(GunicornArbiter):
         end = time.monotonic() + seconds
         while self.WORKERS and (left := end - time.monotonic()) > 0:
             try:
-                told = self.SIG_QUEUE.get(timeout=min(left, 0.5))
+                number = self.SIG_QUEUE.get(timeout=min(left, 0.5))
             except queue.Empty:
                 continue
-            if told in (signal.SIGINT, signal.SIGQUIT):
-                self.SIG_QUEUE.put(told)  # for the stop itself, which then hurries
+            if number in (signal.SIGINT, signal.SIGQUIT):
+                self.SIG_QUEUE.put(number)  # for the stop itself, which then hurries
                 return
             self.reap_workers()
 

@@ -156,7 +156,8 @@ class Server:
         """Close the least important connection if there is no room. False: all are busy."""
         if len(self.open) < self._most:
             return True
-        first = next((next(iter(some)) for some in self._waiting.values() if some), None)
+        phases = self._waiting.values()
+        first = next((next(iter(waiting)) for waiting in phases if waiting), None)
         if first is None:
             return False
         first.abort()

@@ -75,7 +75,7 @@ def inherited(environ: MutableMapping[str, str]) -> list[tuple[str, socket.socke
     count, process = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
     if process != str(os.getpid()) or not count.isdecimal():
         return []
-    found = []
+    listeners = []
     for number in range(int(count)):
         os.set_inheritable(_FIRST_INHERITED + number, False)
         listener = socket.socket(fileno=_FIRST_INHERITED + number)
@@ -85,8 +85,8 @@ def inherited(environ: MutableMapping[str, str]) -> list[tuple[str, socket.socke
             or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         ):
             raise OSError(errno.EINVAL, "not a stream socket that listens")
-        found.append((names[number] if number < len(names) else "", listener))
-    return found
+        listeners.append((names[number] if number < len(names) else "", listener))
+    return listeners
 
 
 def _remove_stale(path: Path) -> None:
@@ -129,5 +129,5 @@ def _lock(descriptor: int) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    found = path.lstat()
-    return found.st_dev, found.st_ino
+    status = path.lstat()
+    return status.st_dev, status.st_ino

@@ -56,13 +56,13 @@ class TextFormatter(JsonFormatter):
         """Return the line for these fields."""
         level, message = str(line.pop("level")), str(line.pop("message"))
         del line["process"]
-        shown = " ".join(
+        fields = " ".join(
             f"{name}={_plain(value)}"
             for name, value in {**extra, **line}.items()
             if value is not None
         )
         text = message if message.isascii() and message.isprintable() else _encode(message)
-        return f"{_moment(created)} {level.upper():<8} {text} {shown}".rstrip()
+        return f"{_moment(created)} {level.upper():<8} {text} {fields}".rstrip()
 
 
 def _plain(value: object) -> str:
@@ -119,8 +119,8 @@ class LogStream:
         """Write a line, or lose it. ``logging`` lets one thread at a time do so."""
         data = text.encode(errors="backslashreplace")
         if self._lost:
-            told = f"{self._lost} lines of this log were lost"
-            data = f"{self._line_of(told)}\n".encode() + data
+            message = f"{self._lost} lines of this log were lost"
+            data = f"{self._line_of(message)}\n".encode() + data
         if not self._written(self._rest):
             self._lost += 1
         elif self._written(data) or len(self._rest) < len(data):

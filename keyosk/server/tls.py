@@ -79,14 +79,14 @@ class Certificate:
             log.warning("the TLS certificate was read again")
 
     def _signature(self) -> _Signature:
-        found = []
+        states = []
         for path in self._files:
             try:
-                state = path.stat()
-                found.append((state.st_mtime_ns, state.st_size, state.st_ino))
+                status = path.stat()
+                states.append((status.st_mtime_ns, status.st_size, status.st_ino))
             except OSError:
-                found.append((0, 0, 0))
-        return tuple(found)
+                states.append((0, 0, 0))
+        return tuple(states)
 
 
 def _context(certificate: Path, key: Path) -> ssl.SSLContext:

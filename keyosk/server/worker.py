@@ -61,7 +61,7 @@ class Worker(GunicornWorker):
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._log_fault)
-        self.told = asyncio.Event()
+        self.signalled = asyncio.Event()
         self.loop.add_signal_handler(LEAVE, self.app.hooks.on_leaving)
         for number in SIGNALS - {LEAVE}:
             self.loop.add_signal_handler(number, self._end, number)
@@ -95,13 +95,13 @@ class Worker(GunicornWorker):
     def _end(self, number: int) -> None:
         self.alive = False
         self.hurries = self.hurries or number != signal.SIGTERM
-        self.told.set()
+        self.signalled.set()
 
     async def _pause(self, seconds: float) -> None:
         """Serve for so long, or until a signal comes."""
-        self.told.clear()
-        timer = self.loop.call_later(seconds, self.told.set)
-        await self.told.wait()
+        self.signalled.clear()
+        timer = self.loop.call_later(seconds, self.signalled.set)
+        await self.signalled.wait()
         timer.cancel()
 
     def _tick(self) -> None:

@@ -123,8 +123,8 @@ class Database:
 
     def row(self, query: peewee.Query) -> dict[str, Any] | None:
         """Return the first row of a select, or ``None``."""
-        found = self.rows(query.limit(1))
-        return found[0] if found else None
+        rows = self.rows(query.limit(1))
+        return rows[0] if rows else None
 
     def count(self, query: "peewee.ModelSelect[Any]") -> int:
         """Return the number of rows of a select."""
@@ -189,11 +189,11 @@ class Database:
             if size >= _MANY:
                 insert_many = partial(self._peewee.insert_many, insert, by_column)
                 with self.transaction():
-                    made = self._run(insert_many, reads=False)
+                    keys = self._run(insert_many, reads=False)
             else:
                 values = [*chain.from_iterable(zip(*by_column, strict=True))]
-                made = self._execute(insert.values(size), values, repeatable=False)
-            inserted.extend(row[0] for row in made)
+                keys = self._execute(insert.values(size), values, repeatable=False)
+            inserted.extend(row[0] for row in keys)
         return inserted
 
     def compile(self, query: peewee.Query, *, repeatable: bool = True) -> "Compiled":
@@ -207,15 +207,15 @@ class Database:
         def execute(sql: str, parameters: Sequence[Any]) -> list[Row]:
             if pipeline is not None and delays.leave_loop.get() is not None:
                 began = time.perf_counter()
-                found: list[Row] | None = pipeline.fetch(sql, parameters)
-                if found is not None:
+                rows: list[Row] | None = pipeline.fetch(sql, parameters)
+                if rows is not None:
                     self._metrics.query(time.perf_counter() - began)
-                    return found
+                    return rows
             fetch = partial(self._peewee.fetch_compiled, sql, parameters)
-            found = self._run(fetch, repeatable=repeatable, reads=repeatable)
+            rows = self._run(fetch, repeatable=repeatable, reads=repeatable)
             if pipeline is not None and pipeline.is_wanted:
                 pipeline.open()
-            return found
+            return rows
 
         return Compiled(execute, query.bind(self._peewee))
 
@@ -436,7 +436,7 @@ class Database:
             try:
                 if is_alone and self._file is not None and (not reads or began >= self._file.due):
                     self._file.check()
-                found = action()
+                result = action()
             except Exception as error:  # noqa: BLE001 - it raises
                 if self._file is not None:
                     self._file.check()  # it tells more than SQLite, which cannot open a file
@@ -472,7 +472,7 @@ class Database:
             # A transaction can be begun on a full disk and on a standby, so that is no success.
             if self._log.is_on and is_alone and not self._peewee.in_transaction():
                 self._log.end(reads=reads)
-            return found
+            return result
         return self._attempt(action, reads=reads)
 
     def _failure(self, error: peewee.DatabaseError, *, reads: bool = True) -> Exception:

@@ -139,9 +139,9 @@ class DirectStatements:
             self._session.give_up()
 
     def _poll(self, events: int) -> Any:
-        found = select.poll()
-        found.register(self._pgconn.socket, events)
-        return found
+        poller = select.poll()
+        poller.register(self._pgconn.socket, events)
+        return poller
 
 
 @lru_cache(maxsize=1024)

@@ -139,8 +139,8 @@ class _Connection(psycopg.Connection[Any]):
         self.prepare_threshold = None  # a pooler's session must keep nothing of this
         path = {} if schema is None else {"search_path": sql.Identifier(schema).as_string(self)}
         (pid, encoding, settings), current = self._probe(path)
-        asked, source = settings.pop("search_path")
-        if path and source == "client" and asked not in (schema, path["search_path"]):
+        search_path, source = settings.pop("search_path")
+        if path and source == "client" and search_path not in (schema, path["search_path"]):
             raise _refused("options set a search_path, and KEYOSK_DATABASE_SCHEMA a schema")
         if encoding != "UTF8":
             raise _refused(f"its encoding is {encoding}, and Keyosk needs one with ENCODING 'UTF8'")
