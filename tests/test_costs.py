@@ -44,7 +44,7 @@ LIMITS: Final = {
     "token by API key": Cost(1, 279, 1),
     "token by password": Cost(4, 465, 20),
     "JWK set": Cost(1, 168, 0),
-    "JWK set not modified": Cost(1, 194, 0),
+    "JWK set not modified": Cost(1, 187, 0),
     "account by Bearer": Cost(2, 346, 2),
     "introspection": Cost(2, 337, 3),
     "forward-auth by Bearer": Cost(1, 307, 2),

@@ -10,6 +10,7 @@ sections 13.1.3 and 13.1.4 ask.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -107,6 +108,7 @@ def _tags(request: Request) -> tuple[_Tags | None, _Tags | None]:
     return None if wanted is None else _read(wanted), None if known is None else _read(known)
 
 
+@lru_cache(maxsize=64)  # clients repeat the tag of the key set that they have
 def _read(value: str) -> _Tags:
     value = value.strip(" \t")
     if value == "*":
@@ -133,7 +135,7 @@ def _numbers(tags: frozenset[str]) -> frozenset[int]:
 
 def _not_modified(response: Response) -> Response:
     """Return 304 with the header fields of section 15.4.5."""
-    response.set_data(b"")
+    # It has no body, which werkzeug knows.
     response.status_code = HTTPStatus.NOT_MODIFIED
     for name in ("Content-Type", "Content-Length"):
         response.headers.pop(name, None)
