@@ -386,6 +386,19 @@ def test_a_moved_sqlite_file_is_503_and_not_replaced(what: str, then: str, tmp_p
         known.is_back()
 
 
+def test_readiness_looks_for_the_sqlite_file_each_time(tmp_path: Path) -> None:
+    """Right after a worker that only reads has looked for it, too."""
+    path = tmp_path / "keyosk.db"
+    with LiveServer(f"sqlite:///{path}", tmp_path) as server:
+        known = Known(server)
+        ready = server.client()
+        assert ready.get("/health/ready").status_code == 200
+        path.rename(path.with_name("away"))
+        assert_unavailable(ready.get("/health/ready"))
+        path.with_name("away").rename(path)
+        known.is_back()
+
+
 def test_a_relative_path_is_found_in_a_folder_that_was_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
