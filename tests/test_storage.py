@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 
 from installed import settings as settings_of
 from keyosk import app
+from keyosk.config import Config
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, DatabaseTooNew, DatabaseUnusable, NotFound, Unavailable
 from keyosk.ids import new_id
@@ -484,18 +486,68 @@ def test_a_file_that_is_no_database_is_a_reason_and_not_a_crash(tmp_path: Path) 
             assert caught.value.explanation.endswith(": file is not a database.")
 
 
+#: What prepares, opens or looks at the database of the settings.
+USES: tuple[Callable[[Config], object], ...] = (app.prepare, app.pending_migrations, app.is_empty)
+
+
+def folder_with(path: Path) -> dict[str, tuple[int, bytes]]:
+    """What is beside a file, with it: modes and bytes. Without -shm, which each reader may make."""
+    return {
+        each.name: (stat.S_IMODE(each.stat().st_mode), each.read_bytes())
+        for each in path.parent.iterdir()
+        if not each.name.endswith("-shm")
+    }
+
+
 @pytest.mark.usefixtures("sqlite")
-def test_a_file_of_another_program_is_refused_and_gets_no_tables(tmp_path: Path) -> None:
-    path = tmp_path / "other.db"
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("ended", ["closed", "killed"])
+def test_a_file_of_another_program_is_refused_and_stays_as_it_was(
+    journal: str, ended: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "its" / "other.db"
+    path.parent.mkdir()
     with closing(sqlite3.connect(path)) as other:
+        other.execute(f"PRAGMA journal_mode = {journal}")
+        other.execute("PRAGMA cache_size = 1")  # so that a transaction is in the files at once
         other.executescript("CREATE TABLE note (text); CREATE TABLE account (number)")
-    configuration = settings_of(f"sqlite:///{path}")
-    for use in (app.prepare, app.pending_migrations):
+        if ended == "killed":
+            other.execute("BEGIN IMMEDIATE")
+            other.executemany("INSERT INTO note VALUES (?)", [("x" * 3000,)] * 10)
+            shutil.copytree(path.parent, tmp_path / "copy")
+            path = tmp_path / "copy" / "other.db"
+    path.chmod(0o644)
+    before = folder_with(path)
+    assert len(before) == (1 if ended == "closed" else 2)
+    for use in USES:
         with pytest.raises(DatabaseUnusable, match=r"another program: it has the table account,"):
-            use(configuration)
-    with closing(sqlite3.connect(path)) as other:
-        names = other.execute("SELECT name FROM sqlite_master").fetchall()
-    assert sorted(names) == [("account",), ("note",)]
+            use(settings_of(f"sqlite:///{path}"))
+        assert folder_with(path) == before
+
+
+@pytest.mark.usefixtures("sqlite")
+def test_a_file_that_is_no_database_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear all,\n" * 200)
+    path.chmod(0o644)
+    before = folder_with(path)
+    for use in USES:
+        with pytest.raises(DatabaseUnusable) as caught:
+            use(settings_of(f"sqlite:///{path}"))
+        assert caught.value.explanation.endswith(": file is not a database.")
+        assert folder_with(path) == before
+
+
+@pytest.mark.usefixtures("sqlite")
+def test_a_pipe_is_not_waited_for_and_not_closed_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "keyosk.db"
+    os.mkfifo(path)
+    path.chmod(0o644)
+    for use in USES:
+        with pytest.raises(DatabaseUnusable, match="as the database: it is no file"):
+            use(settings_of(f"sqlite:///{path}"))
+    assert [each.name for each in tmp_path.iterdir()] == ["keyosk.db"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 @pytest.mark.usefixtures("postgresql")

@@ -18,8 +18,7 @@ def create(path: Path) -> None:
 
     Raises ``DatabaseUnusable``.
     """
-    if exists(path) and path.is_dir():
-        raise DatabaseUnusable(f"Cannot use {path} as the database: it is a folder.")
+    exists(path)  # it refuses a folder
     try:
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True)
@@ -56,10 +55,17 @@ def _name(user: int) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Return whether the file exists. Raises ``DatabaseUnusable`` if it is inaccessible."""
+    """Return whether the file exists.
+
+    Raises ``DatabaseUnusable`` if it is inaccessible, or no file.
+    """
     try:
         if not path.exists():
             return False
+        # A named pipe would be waited for, and a device closed to everybody else.
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no file"
+            raise DatabaseUnusable(f"Cannot use {path} as the database: it is {what}.")
     except OSError as error:
         raise DatabaseUnusable(f"Cannot look at {path}: {error.strerror}.") from error
     if not os.access(path, os.R_OK | os.W_OK):  # SQLite's error says less

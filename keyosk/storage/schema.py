@@ -11,6 +11,7 @@ from peewee import CharField
 from playhouse.migrations import Runner
 
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable
+from keyosk.storage import sqlite
 from keyosk.storage.database import Database
 from keyosk.storage.tables import SigningKey, Table
 
@@ -51,10 +52,10 @@ def pending(database: Database) -> list[str]:
 
     Raises ``DatabaseTooNew``, and ``DatabaseUnusable`` for a SQLite file of another program.
     """
+    _refuse_foreign(database)
     if database.is_sqlite and not database.has_file():
         return sorted(_KNOWN)
     with database.driver_errors():
-        _refuse_foreign(database)
         runner = Runner(database.raw, str(MIGRATIONS))
         _refuse_unknown(runner.applied())
         return [migration.name for migration in runner.status() if migration.applied is None]
@@ -69,7 +70,11 @@ def refuse_newer(database: Database) -> None:
 
 
 def is_empty(database: Database) -> bool:
-    """Return whether there is no database, or it has no table of Keyosk. Raises ``Unavailable``."""
+    """Return whether there is no database, or it has no table of Keyosk.
+
+    Raises ``Unavailable``, and ``DatabaseUnusable`` for a SQLite file of another program.
+    """
+    _refuse_foreign(database)
     if database.is_sqlite and not database.has_file():
         return True
     with database.driver_errors():
@@ -90,7 +95,9 @@ def exclusive(database: Database) -> Iterator[None]:
     """Hold the lock for setting up this database, across all processes and machines that share it.
 
     The lock ends with its holder: the kernel frees a lock file, and the session an advisory lock.
+    Raises ``DatabaseUnusable`` for a SQLite file of another program, ``Unavailable``.
     """
+    _refuse_foreign(database)
     database.create_file()
     if database.path is None:
         with database.lock_apart("upgrade", in_public=_LOCK), database.without_timeouts():
@@ -114,11 +121,13 @@ def exclusive(database: Database) -> Iterator[None]:
 def _refuse_foreign(database: Database) -> None:
     """Refuse a SQLite file that another program uses: a path that was mistaken, for example.
 
-    A schema of PostgreSQL may have tables of others beside Keyosk's.
+    Before the file is opened: to create it closes it to others, and each connection turns on the
+    write-ahead log. A schema of PostgreSQL may have tables of others beside Keyosk's.
     """
-    if not database.is_sqlite:
+    if database.path is None or not database.has_file():
         return
-    tables = {*database.raw.get_tables()} - {_Applied._meta.table_name}
+    with database.driver_errors():
+        tables = sqlite.tables_of(database.path) - {_Applied._meta.table_name}
     if tables and SigningKey._meta.table_name not in tables:
         raise DatabaseUnusable(
             f"{database.path} is the database of another program: it has the table {min(tables)}, "

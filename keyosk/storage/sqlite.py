@@ -1,7 +1,8 @@
 """A SQLite file, with what ``Database`` needs beyond peewee; ``postgresql`` has the same."""
 
+import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,3 +50,17 @@ class Sqlite(peewee.SqliteDatabase):
     def without_timeouts(self) -> Iterator[None]:
         """Do nothing: there are none."""
         yield
+
+
+def tables_of(path: Path) -> set[str]:
+    """Return the names of the tables in a file, which stays as it is, mode and all.
+
+    Raises ``sqlite3.Error``.
+    """
+    # A read-only connection to a file in WAL mode makes -wal and -shm, and leaves them behind. An
+    # immutable one makes none, but reads only the file itself.
+    has_wal = path.with_name(f"{path.name}-wal").exists()
+    access = "mode=ro" if has_wal else "immutable=1"
+    with closing(sqlite3.connect(f"{files.uri(path)}?{access}", uri=True)) as connection:
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {name for (name,) in rows if not name.startswith("sqlite_")}
