@@ -133,6 +133,14 @@ def complete(environment: dict[str, str], folder: Path, line: str) -> list[str]:
     return [each.partition(",")[2] for each in result.out.splitlines() if each]
 
 
+def test_a_variable_that_was_left_behind_is_named(tmp_path: Path) -> None:
+    for shell in SHELLS:
+        left = {"_KEYOSK_COMPLETE": f"{shell}_complete"}
+        result = keyosk(left, tmp_path, "account", "list")
+        assert result.err.startswith("keyosk: _KEYOSK_COMPLETE is for shells")
+        assert "COMP_WORDS" in result.err
+
+
 def test_names_are_those_of_their_place(server: LiveServer, admin: Client, tmp_path: Path) -> None:
     person = make_person(admin)
     service = make_service(admin)

@@ -107,6 +107,32 @@ def test_an_address_that_does_not_exist(server: LiveServer, admin: Client, path:
         assert_headers(response)
 
 
+@table(
+    ("path", "meant"),
+    [
+        ("/token", "/auth/token"),
+        ("/oauth/token", "/auth/token"),
+        ("/realms/master/protocol/openid-connect/certs", "/auth/jwks"),
+        ("/v1/Users/", "/accounts"),
+        ("/healthz", "/health/ready"),
+        ("/metrics", "KEYOSK_METRICS_BIND"),
+        ("/accounts/", "None ends in a slash"),
+    ],
+)
+def test_a_path_of_another_system_is_told_where_it_is_here(
+    server: LiveServer, path: str, meant: str
+) -> None:
+    response = server.client().post(path, data={"grant_type": "client_credentials"})
+    assert_problem(response, 404, "not_found")
+    assert meant in response.json()["detail"]
+
+
+def test_the_paths_that_may_be_meant_exist(server: LiveServer) -> None:
+    client = server.client()
+    for path in set(web_errors.MEANT.values()):
+        assert client.request("OPTIONS", path).status_code == 204, path
+
+
 @table("method", ["PUT", "PROPFIND", "TRACE", "X" * 20])
 def test_a_method_that_an_address_does_not_have(server: LiveServer, method: str) -> None:
     response = server.client().request(method, "/accounts")

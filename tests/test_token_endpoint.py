@@ -345,6 +345,21 @@ def test_scopes_with_commas_are_refused_with_the_right_way(alice: Account, todo:
     )
 
 
+def test_a_misspelt_scope_is_told_which_one_is_held(
+    alice: Account, bob: Account, todo: Service, calendar: Service
+) -> None:
+    def told(by: Account, scope: str, **more: str) -> str:
+        response = by.by_key.post("/auth/token", data={"scope": scope, **more})
+        assert_refused(response, 400, "invalid_scope")
+        return str(response.json()["error_description"])
+
+    assert told(alice, f"{todo.read}s").endswith(f"{todo.read}s. Did you mean {todo.read}?")
+    # Only what this login holds, for the audience that it asks for.
+    assert "mean" not in told(alice, "something:else")
+    assert f"mean {calendar.read}?" in told(bob, f"{calendar.read}s", audience=calendar.name)
+    assert f"{todo.read}?" not in told(bob, f"{todo.read}s", audience=calendar.name)
+
+
 def test_a_scope_of_another_audience_than_the_one_asked_for_is_refused(
     bob: Account, todo: Service, calendar: Service
 ) -> None:

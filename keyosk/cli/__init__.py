@@ -69,8 +69,12 @@ def main() -> None:
     if any("\ud800" <= character <= "\udfff" for word in sys.argv for character in word):
         click.echo("keyosk: the arguments must be UTF-8", err=True)
         sys.exit(2)
+    failures.run(_run)
+
+
+def _run() -> object:
     if "_KEYOSK_COMPLETE" in os.environ:
         from keyosk.cli import completion  # noqa: PLC0415 - only a shell needs it
 
         completion.register()
-    failures.run(lambda: keyosk(prog_name="keyosk", standalone_mode=False))
+    return keyosk(prog_name="keyosk", standalone_mode=False)

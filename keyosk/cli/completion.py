@@ -13,6 +13,8 @@ from click.shell_completion import (
     split_arg_string,
 )
 
+from keyosk.cli.refusals import Refused
+
 _PROGRAM: Final = "keyosk"
 _VARIABLE: Final = "_KEYOSK_COMPLETE"
 
@@ -59,7 +61,12 @@ _SHELLS: Final = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
 
 
 def register() -> None:
-    """Register our script for bash with click."""
+    """Register our script for bash with click. Raises ``Refused`` where no shell is asking."""
+    if os.environ[_VARIABLE].endswith("_complete") and "COMP_WORDS" not in os.environ:
+        raise Refused(
+            f"{_VARIABLE} is for shells that complete a line, with the line in COMP_WORDS. Unset "
+            "it; the lines for your shell: keyosk completion --help"
+        )
     add_completion_class(_Bash, "bash")
 
 

@@ -3,9 +3,11 @@
 A login by API key has the scopes that the key is limited to *and* that its account holds now.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import Final
 
 from keyosk.errors import (
@@ -30,6 +32,9 @@ from keyosk.model import (
 
 #: Scopes with a meaning in OAuth itself, which cannot belong to a service.
 RESERVED_SCOPES: Final = frozenset({"offline_access", "openid"})
+#: The most scopes that a misspelt one is compared with, and the most characters of it.
+_MOST_COMPARED: Final = 50
+_LONGEST_NAME: Final = 60
 
 
 class Reason(StrEnum):
@@ -372,21 +377,32 @@ def _requested(
     scopes: tuple[str, ...], held: Mapping[str, Entitlement], audiences: Collection[str]
 ) -> list[Entitlement]:
     available = _with_implied(held)
+
+    def is_allowed(name: str) -> bool:
+        return name in available and (
+            not audiences or available[name].service.audience in audiences
+        )
+
     # One sentence for all reasons, so that it does not reveal which scopes exist.
-    refused = [
-        name
-        for name in scopes
-        if name not in available
-        or (audiences and available[name].service.audience not in audiences)
-    ]
+    refused = [name for name in scopes if not is_allowed(name)]
     if refused:
-        separated = any("," in name for name in refused)
         raise InvalidScope(
             "This login does not hold these scopes for the requested audience: "
             + " ".join(refused)
-            + (". Separate scopes by spaces, not by commas." if separated else "")
+            + _hint(refused, filter(is_allowed, available))
         )
     return [available[name] for name in scopes]
+
+
+def _hint(refused: Sequence[str], allowed: Iterable[str]) -> str:
+    """Return what to do about refused scopes; ``allowed``: those that the login may have."""
+    if any("," in name for name in refused):
+        return ". Separate scopes by spaces, not by commas."
+    # SECURITY: it names only what the login holds, and compares few names: a request and an account
+    # have room for thousands.
+    candidates = list(islice(allowed, _MOST_COMPARED))
+    near = difflib.get_close_matches(refused[0][:_LONGEST_NAME], candidates, n=1, cutoff=0.8)
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 def _target(

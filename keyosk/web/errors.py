@@ -15,6 +15,7 @@ from werkzeug.exceptions import (
     HTTPException,
     InternalServerError,
     MethodNotAllowed,
+    NotFound,
     RequestEntityTooLarge,
 )
 
@@ -95,6 +96,8 @@ def response_to(error: Exception) -> Response:
         code = _CODES.get(status, status.name.lower())
         is_described = isinstance(error, MalformedBody | CodedBody | WrongMediaType)
         detail = error.description if is_described else None
+        if isinstance(error, NotFound):
+            detail = _meant(current_request().path)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             detail = f"{_NO_METHOD}; it supports {', '.join(sorted(error.valid_methods))}."
         detail = detail or SENTENCES.get(code, status.description)
@@ -141,6 +144,48 @@ HEADERS: Final[Mapping[str, dict[str, Any]]] = {
         "description": "How to log in (RFC 7617), or what is wrong with the token (RFC 6750)."
     },
 }
+
+#: Paths of other servers, by their last part, and what is here in their place.
+MEANT: Final[Mapping[str, str]] = {
+    "token": "/auth/token",
+    "tokens": "/auth/token",
+    "login": "/auth/token",
+    "introspect": "/auth/introspect",
+    "introspection": "/auth/introspect",
+    "revoke": "/auth/revoke",
+    "revocation": "/auth/revoke",
+    "revocations": "/auth/revocations",
+    "jwks": "/auth/jwks",
+    "jwks.json": "/auth/jwks",
+    "certs": "/auth/jwks",
+    "keys": "/auth/jwks",
+    "authorize": "/auth/authorize",
+    "oauth-authorization-server": "/.well-known/oauth-authorization-server",
+    "openid-configuration": "/.well-known/openid-configuration",
+    "swagger.json": "/openapi.json",
+    "health": "/health/ready",
+    "healthz": "/health/ready",
+    "ready": "/health/ready",
+    "readyz": "/health/ready",
+    "live": "/health/live",
+    "livez": "/health/live",
+    "ping": "/health/live",
+    "user": "/accounts",
+    "users": "/accounts",
+    "userinfo": "/accounts/me",
+    "clients": "/accounts",
+    "groups": "/roles",
+}
+_NO_METRICS: Final = "The metrics have an address of their own (KEYOSK_METRICS_BIND)."
+
+
+def _meant(path: str) -> str | None:
+    """Return the detail for a path that does not exist, if another one is likely meant."""
+    last = path.rstrip("/").rpartition("/")[2].lower()
+    if last == "metrics":
+        return _NO_METRICS
+    meant = MEANT.get(last)
+    return meant and f"This path does not exist. You may mean {meant}."
 
 
 def _status(error: Exception) -> HTTPStatus | None:
