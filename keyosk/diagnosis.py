@@ -30,7 +30,7 @@ from keyosk.checks import (
 from keyosk.config import SETTINGS, Config
 from keyosk.config.addresses import Address
 from keyosk.errors import KeyoskError, counted
-from keyosk.keys.rotation import Rotation
+from keyosk.keys.key_fetches import KeyFetches
 from keyosk.keys.signing_keys import SigningKeys
 from keyosk.model import KeyState, ListQuery, WorkloadRule
 from keyosk.storage import maintenance
@@ -67,14 +67,14 @@ class Diagnosis:
         database: Database,
         signing_keys: SigningKeys,
         *,
-        rotation: Rotation,
+        key_fetches: KeyFetches,
         workloads: Workloads,
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._database = database
         self._signing_keys = signing_keys
-        self._rotation = rotation
+        self._key_fetches = key_fetches
         self._workloads = workloads
         self._clock = clock
 
@@ -143,7 +143,7 @@ class Diagnosis:
                 "algorithm": key.algorithm,
                 "state": key.state.value,
                 "active_from": None if key.active_from is None else _text(key.active_from),
-                "not_seen_by": self._rotation.not_seen_by(key)
+                "not_seen_by": self._key_fetches.services_without(key)
                 if key.state is KeyState.NEXT
                 else [],
             }

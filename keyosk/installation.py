@@ -26,9 +26,13 @@ from keyosk.diagnosis import Diagnosis, Workloads
 from keyosk.idempotency import Idempotency
 from keyosk.keys import secret_key
 from keyosk.keys.hsm import Hsm
+from keyosk.keys.key_changes import KeyChanges
+from keyosk.keys.key_fetches import KeyFetches
+from keyosk.keys.lifetimes import KeyLives, KeyPolicy
 from keyosk.keys.material import Safe
 from keyosk.keys.private_keys import PrivateKeys
-from keyosk.keys.rotation import KeyPolicy, Rotation
+from keyosk.keys.rotation import Rotation
+from keyosk.keys.schedule import KeySchedule
 from keyosk.keys.service_algorithms import ServiceAlgorithms
 from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
@@ -121,20 +125,57 @@ class Installation:
         )
 
     @cached_property
-    def rotation(self) -> Rotation:
-        return Rotation(
+    def _key_policy(self) -> KeyPolicy:
+        return KeyPolicy(
+            publish_ahead=self._config.key_publish_ahead,
+            retain=self._config.key_retain,
+            rotate_every=self._config.key_rotation_days * 86_400,
+        )
+
+    @cached_property
+    def _key_lives(self) -> KeyLives:
+        return KeyLives(self.revocations, self._key_policy)
+
+    @cached_property
+    def key_changes(self) -> KeyChanges:
+        return KeyChanges(
             self.database,
             self._stores.signing_keys,
             self.signing_keys,
             private_keys=self._private_keys,
-            revocations=self.revocations,
+            lives=self._key_lives,
             audit=self.audit,
             clock=self.clock,
-            policy=KeyPolicy(
-                publish_ahead=self._config.key_publish_ahead,
-                retain=self._config.key_retain,
-                rotate_every=self._config.key_rotation_days * 86_400,
-            ),
+        )
+
+    @cached_property
+    def key_fetches(self) -> KeyFetches:
+        return KeyFetches(self._stores.signing_keys, self.clock)
+
+    @cached_property
+    def key_schedule(self) -> KeySchedule:
+        return KeySchedule(
+            self._stores.signing_keys,
+            self.key_changes,
+            key_fetches=self.key_fetches,
+            private_keys=self._private_keys,
+            lives=self._key_lives,
+            policy=self._key_policy,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def rotation(self) -> Rotation:
+        return Rotation(
+            self._stores.signing_keys,
+            self.signing_keys,
+            self.key_changes,
+            schedule=self.key_schedule,
+            key_fetches=self.key_fetches,
+            private_keys=self._private_keys,
+            revocations=self.revocations,
+            policy=self._key_policy,
+            clock=self.clock,
         )
 
     @cached_property
@@ -394,7 +435,8 @@ class Installation:
             self.database,
             self._stores.monitoring,
             signing_keys=self.signing_keys,
-            rotation=self.rotation,
+            key_fetches=self.key_fetches,
+            key_policy=self._key_policy,
             hashing_limit=self._passwords.hashing_limit,
             clock=self.clock,
         )
@@ -405,7 +447,7 @@ class Installation:
             self._config,
             self.database,
             self.signing_keys,
-            rotation=self.rotation,
+            key_fetches=self.key_fetches,
             workloads=Workloads(
                 self.issuers, self.workload_rules, self.foreign_keys, self.accounts
             ),

@@ -19,7 +19,8 @@ from keyosk.credentials import throttling
 from keyosk.credentials.concurrency import HashingLimit
 from keyosk.errors import KeyoskError
 from keyosk.idempotency import KEPT
-from keyosk.keys.rotation import Rotation
+from keyosk.keys.key_fetches import KeyFetches
+from keyosk.keys.lifetimes import KeyPolicy
 from keyosk.keys.signing_keys import SigningKeys
 from keyosk.metrics import FAMILIES, Key
 from keyosk.metrics.families import ALGORITHMS, SERVICE_TOKENS, THROTTLED
@@ -65,14 +66,16 @@ class Monitor:
         store: MonitoringStore,
         *,
         signing_keys: SigningKeys,
-        rotation: Rotation,
+        key_fetches: KeyFetches,
+        key_policy: KeyPolicy,
         hashing_limit: HashingLimit,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._store = store
         self._signing_keys = signing_keys
-        self._rotation = rotation
+        self._key_fetches = key_fetches
+        self._key_policy = key_policy
         self._hashing_limit = hashing_limit
         self._clock = clock
         self._known = _Known()
@@ -161,11 +164,11 @@ class Monitor:
         active = next((key for key in keys if key.state is KeyState.ACTIVE), None)
         following = next((key for key in keys if key.state is KeyState.NEXT), None)
         began = (active.active_from if active is not None else None) or 0
-        every = self._rotation.policy.rotate_every
+        every = self._key_policy.rotate_every
         planned = began + every if began and every else 0
         if following is not None:
             planned = following.active_from or 0
-        laggards = [] if following is None else self._rotation.not_seen_by(following)
+        laggards = [] if following is None else self._key_fetches.services_without(following)
         for name, number in (
             ("active_timestamp_seconds", began),
             ("rotation_timestamp_seconds", planned),

@@ -433,13 +433,13 @@ def test_keys_of_a_clock_ahead_go_in_time(keyosk: Installation, clock: Clock, ju
     clock.now += jump
     keyosk.rotation.rotate(OPERATOR, now=True)
     clock.now += 3
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     clock.now -= jump
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     clock.now += 2 * DAY + plan.retain + 900
     assert [key.state for key in keyosk.rotation.all()] == [KeyState.GONE, KeyState.ACTIVE]
     clock.now += plan.rotate_every + plan.publish_ahead
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     clock.now += plan.publish_ahead + 1
     states = [key.state for key in keyosk.rotation.all()]
     assert states[0] is KeyState.GONE
@@ -449,12 +449,12 @@ def test_keys_of_a_clock_ahead_go_in_time(keyosk: Installation, clock: Clock, ju
 def test_a_key_announced_by_a_clock_ahead_signs(keyosk: Installation, clock: Clock) -> None:
     settle(keyosk, clock)
     clock.now += 10 * YEAR
-    keyosk.rotation.advance()  # the key is old then
+    keyosk.key_schedule.advance()  # the key is old then
     (_, new) = (key.kid for key in keyosk.rotation.all())
     clock.now -= 10 * YEAR
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     clock.now += keyosk.rotation.policy.publish_ahead + 1
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     assert keyosk.signing_keys.signer(None).kid == new
 
 
@@ -464,10 +464,10 @@ def test_a_clock_that_was_wrong_leaves_a_key_that_signs(
 ) -> None:
     settle(keyosk, clock)
     clock.now += jump
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     keyosk.signing_keys.signer(None)
     clock.now -= jump
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     published = json.loads(keyosk.signing_keys.current.document.text)["keys"]
     assert keyosk.signing_keys.signer(None).kid in [key["kid"] for key in published]
 

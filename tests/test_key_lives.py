@@ -153,12 +153,12 @@ def test_keys_of_every_algorithm_rotate_together(keyosk: Installation, clock: Cl
     for algorithm in algorithms[1:]:
         keyosk.rotation.rotate(OPERATOR, algorithm)
     clock.now += AHEAD
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     old = {key.algorithm: key.kid for key in keyosk.rotation.all()}
     assert len(old) == len(algorithms)
 
     clock.now += 90 * DAY - AHEAD  # their schedule
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
 
     def kids(algorithm: str) -> tuple[str, ...]:
         return keyosk.signing_keys.current.document_of(algorithm).kids
@@ -168,7 +168,7 @@ def test_keys_of_every_algorithm_rotate_together(keyosk: Installation, clock: Cl
     for algorithm in algorithms:
         assert {old[algorithm], new[algorithm]} <= set(kids(algorithm)), algorithm
     clock.now += AHEAD
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     for algorithm in algorithms:  # there may be tokens of both
         assert {old[algorithm], new[algorithm]} <= set(kids(algorithm)), algorithm
 
@@ -200,7 +200,7 @@ def test_a_key_that_never_signed_can_be_taken_back_and_the_signing_one_cannot(
         keyosk.rotation.retire(OPERATOR, "unknown")
     rsa_key = keyosk.rotation.rotate(OPERATOR, "RS256", now=True).kid
     clock.now += 2
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     assert keyosk.rotation.retire(OPERATOR, rsa_key).state is KeyState.RETIRED
 
 
@@ -208,13 +208,13 @@ def test_a_key_that_never_signed_can_be_taken_back_and_the_signing_one_cannot(
 
 
 def advance(keyosk: Installation) -> None:
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     keyosk.database.close()  # the thread's own connection
 
 
 def test_it_rotates_by_itself_once(keyosk: Installation, other: Installation, clock: Clock) -> None:
     clock.now += 90 * DAY - AHEAD - 2
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     assert states(keyosk) == ["active"]
     clock.now += 1
     with ThreadPoolExecutor(8) as threads:
@@ -233,9 +233,9 @@ def test_it_rotates_by_itself_once(keyosk: Installation, other: Installation, cl
 def test_rotations_never_leave_two_that_sign_or_none(keyosk: Installation, clock: Clock) -> None:
     for _ in range(6):
         clock.now += 90 * DAY
-        keyosk.rotation.advance()
+        keyosk.key_schedule.advance()
         clock.now += AHEAD
-        keyosk.rotation.advance()
+        keyosk.key_schedule.advance()
         assert states(keyosk).count("active") == 1
         assert len(published(keyosk)) <= 5
 
@@ -258,7 +258,7 @@ def test_a_kill_at_any_step_leaves_what_a_start_carries_on(prepared_url: str, st
         process.join(60)
         assert process.exitcode in (0, -signal.SIGKILL)
         with installed(prepared_url, clock=Clock(moment)) as again:
-            again.rotation.advance()
+            again.key_schedule.advance()
             after = states(again)
             assert after.count("active") == 1
             assert after.count("next") + after.count("retired") == 1
@@ -285,7 +285,7 @@ def _die_at(url: str, moment: int, step: int) -> None:
 
         for name in ("add", "change"):
             setattr(store, name, deadly(getattr(store, name)))
-        keyosk.rotation.advance()
+        keyosk.key_schedule.advance()
 
 
 # --- Stolen keys ----------------------------------------------------------------------------------
@@ -529,16 +529,16 @@ def test_a_rotation_waits_until_services_have_the_key(keyosk: Installation, cloc
         fetch(client, f"/auth/jwks?service={name}")
     old = signing(keyosk)
     key = keyosk.rotation.rotate(OPERATOR, when_seen=True, limit=DAY)
-    assert keyosk.rotation.not_seen_by(key) == ["bill", "todo"]
+    assert keyosk.key_fetches.services_without(key) == ["bill", "todo"]
 
     fetch(client, "/auth/jwks?service=todo")
-    assert keyosk.rotation.not_seen_by(key) == ["bill"]
+    assert keyosk.key_fetches.services_without(key) == ["bill"]
     clock.now += AHEAD * 4
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     assert signing(keyosk) == old
     fetch(client, "/services/bill/jwks")
-    assert keyosk.rotation.not_seen_by(key) == []
-    keyosk.rotation.advance()
+    assert keyosk.key_fetches.services_without(key) == []
+    keyosk.key_schedule.advance()
     clock.now += 2
     assert signing(keyosk) == key.kid
 
@@ -551,7 +551,7 @@ def test_who_logs_in_to_fetch_is_known_by_its_service(present: Installation, sch
     secret = present.api_keys.create(OPERATOR, bot.id, name="key").secret
     fetch(client, "/auth/jwks?service=todo")
     key = present.rotation.rotate(OPERATOR)
-    assert present.rotation.not_seen_by(key) == ["todo"]
+    assert present.key_fetches.services_without(key) == ["todo"]
     token = client.post("/auth/token", auth=("todo-bot", secret)).get_json()["access_token"]
     logins: dict[str, dict[str, Any]] = {
         "Basic": {"auth": ("todo-bot", secret)},
@@ -562,7 +562,7 @@ def test_who_logs_in_to_fetch_is_known_by_its_service(present: Installation, sch
     # Whatever the login is worth, the keys are for everybody.
     assert client.get("/auth/jwks", **logins[scheme]).status_code == 200
     known = scheme in ("Basic", "Bearer")
-    assert present.rotation.not_seen_by(key) == ([] if known else ["todo"])
+    assert present.key_fetches.services_without(key) == ([] if known else ["todo"])
 
 
 def test_a_key_set_does_not_wait_for_the_login_that_it_was_fetched_with(
@@ -581,9 +581,9 @@ def test_a_key_set_does_not_wait_for_the_login_that_it_was_fetched_with(
     for _ in range(200):
         assert client.get("/auth/jwks", auth=("todo-bot", secret)).status_code == 200
     assert tried == []
-    present.rotation.advance()
+    present.key_schedule.advance()
     assert len(tried) == 50
-    present.rotation.advance()
+    present.key_schedule.advance()
     assert len(tried) == 50
 
 
@@ -593,7 +593,7 @@ def test_nobody_has_a_password_hashed_by_fetching_a_key_set(
     client = app.create_app(present).test_client()
     monkeypatch.setattr(present.authentication, "by_secret", None)
     assert client.get("/auth/jwks", auth=("admin", "a password")).status_code == 200
-    present.rotation.advance()
+    present.key_schedule.advance()
 
 
 def test_a_rotation_waits_no_longer_than_its_limit(keyosk: Installation, clock: Clock) -> None:

@@ -81,7 +81,7 @@ CHANGES: Mapping[str, Callable[[Installation], Any]] = {
     ),
     "another algorithm at a start": lambda it: it.rotation.publish_for(OPERATOR, ALGORITHM),
     "the first key of an algorithm": lambda it: it.signing_keys.ensure(ALGORITHM),
-    "schedule": lambda it: it.rotation.advance(),
+    "schedule": lambda it: it.key_schedule.advance(),
 }
 
 
@@ -129,7 +129,7 @@ def test_the_key_set_is_made_again_after_changes(keyosk: Installation, other: In
     keyosk.signing_keys.refresh()
     assert new.kid in keyosk.signing_keys.current.verifiers
     after = keyosk.signing_keys.current
-    other.rotation.rewrap()  # the private halves alone are others now
+    other.key_changes.rewrap()  # the private halves alone are others now
     keyosk.signing_keys.refresh()
     assert keyosk.signing_keys.current is not after
 

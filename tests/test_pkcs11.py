@@ -387,7 +387,7 @@ def test_no_private_number_is_in_the_database(build: Build) -> None:
 def test_a_changed_secret_key_wraps_the_reference_and_nothing_else(build: Build) -> None:
     keyosk = build(KEYOSK_SECRET_KEY=f"{OTHER_SECRET},{SECRET_KEY}")
     text = signed(keyosk)
-    assert keyosk.rotation.rewrap() == 1
+    assert keyosk.key_changes.rewrap() == 1
     (key,) = keyosk.rotation.all()
     assert Safe([OTHER_SECRET]).open(key.sealed, name=key.kid) == REFERENCE
     again = build(KEYOSK_SECRET_KEY=OTHER_SECRET)
@@ -414,7 +414,7 @@ def test_keys_of_the_database_sign_until_a_rotation_makes_one_in_the_hsm(
     other = build()
     assert signing(other).kid == new.kid
     signed(other)
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     clock.now += LIFETIME + RETAIN
     assert [key.state.value for key in keyosk.rotation.all()] == ["gone", "active"]
     keyosk.signing_keys.close()
@@ -430,7 +430,7 @@ def test_the_schedule_makes_keys_in_the_hsm_and_destroys_those_that_are_gone(
     (_, second) = keyosk.rotation.all()
     clock.now += AHEAD
     assert signing(keyosk).kid == second.kid
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     clock.now += LIFETIME + RETAIN
     (gone, _) = keyosk.rotation.all()
     assert (gone.kid, gone.state, gone.sealed) == (first, KeyState.GONE, b"")
@@ -523,7 +523,7 @@ def test_a_key_of_such_an_algorithm_from_before_goes_on(build: Build, clock: Clo
     kid = before.signing_keys.signer("ML-DSA-44").kid
     keyosk = build()
     clock.now += 91 * DAY
-    keyosk.rotation.advance()
+    keyosk.key_schedule.advance()
     assert keyosk.signing_keys.signer("ML-DSA-44").kid == kid
     # Out of the set all the same if it must; then there is none, and that is said.
     keyosk.rotation.compromise(OPERATOR, kid)

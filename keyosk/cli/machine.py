@@ -110,7 +110,7 @@ def rewrap_database() -> tuple[int, int, int]:
     """
     with host.installation() as installation:
         return (
-            installation.rotation.rewrap(),
+            installation.key_changes.rewrap(),
             installation.second_factors.rewrap(),
             installation.idempotency.rewrap(),
         )

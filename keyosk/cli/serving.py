@@ -248,7 +248,7 @@ def _begin(configuration: Config, started: _Made, page: MetricsPage, starting: S
     def maintain() -> None:
         with suppress(Unavailable):  # a request that needs the database reports it
             clock.synchronise(installation.database)
-        installation.rotation.advance_quietly()
+        installation.key_schedule.advance_quietly()
         installation.service_algorithms.remember()
 
     def is_replaced() -> bool:

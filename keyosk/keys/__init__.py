@@ -7,5 +7,6 @@ schedule by which keys are published, sign, retire and are removed; the JWS form
 Does not own: the claims of a token (``tokens``), or HTTP caching of the key set (``web``).
 
 A token: ``key_set`` returns the signer for an algorithm from memory, ``jws`` signs with it. A
-rotation: ``rotation`` changes the stored keys, and every process reads them again within a second.
+rotation: ``rotation`` publishes a key when a caller asks for it and ``schedule`` when one is old,
+``schedule`` lets it sign, and every process reads the stored keys again within a second.
 """

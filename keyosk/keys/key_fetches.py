@@ -7,7 +7,8 @@ from typing import Final
 from keyosk import clocks
 from keyosk.errors import KeyoskError
 from keyosk.ids import is_id
-from keyosk.model import NAME
+from keyosk.keys.signing_keys import is_published
+from keyosk.model import NAME, SigningKey
 from keyosk.storage.signing_keys import SigningKeyStore
 
 #: Seconds after which a service's fetch is stored again.
@@ -69,7 +70,10 @@ class KeyFetches:
             except KeyoskError:
                 pass  # the keys are public, so no error is reported
 
-    def services_without(self, kid: str) -> list[str]:
-        """Return the services that have not fetched a key yet, by name."""
+    def services_without(self, key: SigningKey) -> list[str]:
+        """Return the services that identified themselves and have not fetched a published key."""
+        if not is_published(key, int(self._clock())):
+            return []
         self.write()
-        return sorted(name for name, kids in self._store.key_fetches().items() if kid not in kids)
+        fetches = self._store.key_fetches()
+        return sorted(name for name, kids in fetches.items() if key.kid not in kids)

@@ -1,7 +1,7 @@
-"""Correcting times of signing keys that were planned by a clock far ahead."""
+"""The times of a signing key's life: as they are planned, and corrected after a wrong clock."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keyosk import clocks
@@ -13,18 +13,29 @@ _DAY: Final = 86_400
 LONGEST_LIMIT: Final = 90 * _DAY
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPolicy:
+    """The times of a key's life in seconds; ``rotate_every`` is 0 without scheduled rotations."""
+
+    publish_ahead: int
+    retain: int
+    rotate_every: int
+
+
 class KeyLives:
-    """Finds and corrects times that are further ahead than they can have been planned.
+    """Plans times, and corrects those that are further ahead than they can have been planned.
 
     Times up to a day ahead stay: such a key signs, is followed or is removed a day later. A
     correction by a clock that is behind after a cold start would shorten its life instead.
     """
 
-    def __init__(self, revocations: Revocations, *, ahead: int, retain: int) -> None:
-        """Set the planned times ``ahead`` and ``retain``, in seconds."""
+    def __init__(self, revocations: Revocations, policy: KeyPolicy) -> None:
         self._revocations = revocations
-        self._ahead = ahead
-        self._retain = retain
+        self._policy = policy
+
+    def gone_at(self, now: int) -> int:
+        """Return when a key that signs until ``now`` is removed."""
+        return now + self._revocations.longest_lifetime() + self._policy.retain
 
     def are_wrong(self, keys: Iterable[SigningKey], now: int) -> bool:
         """Return whether a key must be corrected."""
@@ -33,14 +44,14 @@ class KeyLives:
     def corrected(self, key: SigningKey, now: int) -> SigningKey:
         """Return the key, corrected if necessary."""
         begins, ended = key.active_from or 0, key.retired_at or 0
+        ahead = self._policy.publish_ahead
         if key.state is KeyState.NEXT:
-            longest = max(LONGEST_LIMIT, self._ahead)
-            if clocks.is_ahead(begins, now, by=longest + _DAY):
-                return replace(key, published_at=now, active_from=now + self._ahead)
+            if clocks.is_ahead(begins, now, by=max(LONGEST_LIMIT, ahead) + _DAY):
+                return replace(key, published_at=now, active_from=now + ahead)
         elif key.state is KeyState.ACTIVE:
             if clocks.is_ahead(begins, now, by=_DAY):
                 return replace(key, published_at=min(key.published_at, now), active_from=now)
         elif key.state is KeyState.RETIRED and clocks.is_ahead(ended, now, by=_DAY):
-            last = now + self._revocations.longest_lifetime() + self._retain
+            last = self.gone_at(now)
             return replace(key, retired_at=now, gone_at=min(key.gone_at or last, last))
         return key

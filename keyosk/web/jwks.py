@@ -84,15 +84,15 @@ class JwksResource(Endpoint):
         The response does not depend on a login, so it does not wait for the database that a login
         needs.
         """
-        rotation = self.installation.rotation
+        key_fetches = self.installation.key_fetches
         for service in service_names:
-            rotation.record_fetch(service, kids)
+            key_fetches.record(service, kids)
         credentials = authorization.credentials()
         if credentials.token is not None or any(each.is_api_key for each in credentials.candidates):
             login = partial(
                 self._services_of_login, credentials, address=g.address, request_id=g.request_id
             )
-            rotation.record_fetch_by_login(login, kids)
+            key_fetches.record_login(login, kids)
 
     def _services_of_login(
         self, credentials: Credentials, *, address: str | None, request_id: str
@@ -124,7 +124,7 @@ class ServiceJwksResource(JwksResource):
             self.request.environ.get(_ARRIVED)
         )
         document = keys.document_of(algorithm)
-        self.installation.rotation.record_fetch(service, document.kids)
+        self.installation.key_fetches.record(service, document.kids)
         return self.set_response(keys, document, confirmed=confirmed and is_known)
 
 

@@ -30,7 +30,7 @@ class _SigningKeyEndpoint(EndpointWithCleanup):
     def shape(self, key: SigningKey) -> dict[str, Any]:
         """Return the public side of a key."""
         body: dict[str, Any] = _SHAPE.dump(key)
-        return {**body, "not_seen_by": self.installation.rotation.not_seen_by(key)}
+        return {**body, "not_seen_by": self.installation.key_fetches.services_without(key)}
 
 
 class SigningKeysResource(_SigningKeyEndpoint):
