@@ -25,7 +25,7 @@ import terminal
 from live import ADMIN_PASSWORD, LiveServer, command, environment, free_port
 from people import make_key, make_person
 from processes import execute
-from test_proxies import From, missing, program, run_caddy, run_nginx
+from test_proxies import From, missing, run_caddy, run_haproxy, run_nginx
 from waiting import until, until_it_listens
 
 pytestmark = pytest.mark.slow
@@ -266,26 +266,8 @@ def caddy(port: int, path: Path, folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def haproxy(port: int, path: Path, folder: Path) -> "subprocess.Popen[bytes]":
-    (folder / "haproxy.cfg").write_text(
-        f"""global
-    maxconn 200
-defaults
-    mode http
-    timeout client 30s
-    timeout server 30s
-    timeout connect 5s
-frontend all
-    bind 127.0.0.1:{port}
-    http-request set-header X-Forwarded-For %[src]
-    http-request del-header Forwarded
-    default_backend keyosk
-backend keyosk
-    server keyosk unix@{path}
-"""
-    )
-    arguments = [program("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")]
-    with (folder / "haproxy.log").open("wb") as log:
-        return subprocess.Popen(arguments, stdout=log, stderr=log)
+    text = lines("frontend login").replace("127.0.0.1:8080", f"unix@{path}")
+    return run_haproxy(folder, re.sub("bind :443 .*", f"bind 127.0.0.1:{port}", text))
 
 
 @pytest.mark.parametrize("start", [nginx, caddy, haproxy], ids=["nginx", "caddy", "haproxy"])

