@@ -18,6 +18,7 @@ import pytest
 import api_pages
 from live import ADMIN_PASSWORD, LiveServer
 from pasted import blocks, terminal
+from people import done
 from processes import execute
 
 pytestmark = pytest.mark.slow
@@ -109,6 +110,27 @@ def b64(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
 
+def ldif() -> str:
+    """Two people and a unit, as slapcat writes them: long lines continue after a space."""
+    digest = hashlib.sha256(PASSWORD.encode() + b"salt").digest()
+    hashed = b64(f"{{SSHA256}}{b64(digest + b'salt')}".encode())
+    return f"""dn: ou=people,dc=example,dc=org
+objectClass: organizationalUnit
+
+dn: uid=grace,ou=people,dc=example,dc=org
+uid: grace
+cn:: {b64("Gräce".encode())}
+userPassword:: {hashed[:20]}
+ {hashed[20:]}
+
+dn: uid=heidi,ou=people,dc=example,dc=org
+uid: heidi
+cn: Heidi
+pwdAccountLockedTime: 000001010000Z
+userPassword: {{MD5}}X03MO1qnZdYdgyfeuILPmQ==
+"""
+
+
 def keycloak_user(name: str, credential: dict[str, Any], secret: dict[str, str]) -> dict[str, Any]:
     password = {"type": "password", "credentialData": json.dumps(credential)}
     password["secretData"] = json.dumps(secret)
@@ -147,7 +169,10 @@ def test_people_come_from_other_systems_and_log_in(todo: LiveServer, tmp_path: P
     programs = {text.splitlines()[0].removeprefix("# "): text for text in blocks(page, "python")}
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4, b"2a")).decode()
     given = {
-        "htpasswd.py": f"carol:{hashed.replace('$2a$', '$2y$')}\nweak:$apr1$salt$hash\n",
+        "people.py": f"username,name,email,groups,password_hash\n"
+        f'erin,Erin,erin@example.org,"editors, readers",{hashed}\nfrank,,,,\n',
+        "ldif.py": ldif(),
+        "htpasswd.py": f"carol:{hashed.replace('$2a$', '$2y$')}\n# old\n\nweak:$apr1$salt$hash\n",
         "keycloak.py": keycloak_export(),
         "userpass.py": '["dave"]',
     }
@@ -158,17 +183,24 @@ def test_people_come_from_other_systems_and_log_in(todo: LiveServer, tmp_path: P
     lines += run("-c", DJANGO, folder=tmp_path, text=programs.pop("django_users.py"))
     assert not programs
     (tmp_path / "accounts.jsonl").write_text(lines)
+    for role in ("editors", "readers"):
+        done(todo.admin().post("/roles", json={"name": role, "scopes": []}), 201)
     with terminal(todo) as bash:
-        bash.paste(*blocks(page, "sh"))
+        told = bash.paste(*blocks(page, "sh"))
 
-    assert len(lines.splitlines()) == 7
-    for name in ("carol", "older", "newer", "alice"):
+    assert len(lines.splitlines()) == 11
+    for name in ("carol", "older", "newer", "alice", "erin", "grace"):
         assert todo.client(name, PASSWORD).post("/auth/token").status_code == 200, name
     assert todo.client("dave", NEW_PASSWORD).post("/auth/token").status_code == 200
     accounts = {each["username"]: each for each in todo.admin().get("/accounts").json()["items"]}
     assert not accounts["weak"]["has_password"]
+    assert set(told[1].split()) == {"weak", "bob", "dave", "frank", "heidi"}
     assert not accounts["bob"]["enabled"]
     assert accounts["alice"]["display_name"] == "Alice"
+    assert accounts["grace"]["display_name"] == "Gräce"
+    assert not accounts["heidi"]["enabled"]
+    granted = done(todo.admin().get("/accounts/erin/grants"))
+    assert granted["roles"] == ["editors", "readers"]
     assert "service-account-x" not in accounts
 
 

@@ -26,6 +26,7 @@ LONGEST: Final = 64 * 1024
 _PIECE: Final = 64 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 
+_NO_OBJECT: Final = 'must be one JSON object in UTF-8, such as {"username": "alice"}'
 #: Fields that exports have and imports ignore, so that an export can be imported.
 _READ_ONLY: Final = frozenset({"id", "has_password", "last_login_at", "created_at", "updated_at"})
 #: Fields of which the schema checks only the JSON type and ``_is_text``.
@@ -101,7 +102,7 @@ def parse(number: int, text: bytes) -> Line:
         document = None
     if not isinstance(document, dict):
         # SECURITY: nothing of the line itself, which may contain a password.
-        fault = Fault("line", "must be a JSON object (RFC 8259) in UTF-8")
+        fault = Fault("line", _NO_OBJECT)
         return Line(number=number, size=size, faults=(fault,))
     for name in _READ_ONLY & document.keys():
         del document[name]
