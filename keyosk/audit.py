@@ -107,7 +107,7 @@ class Audit:
 
     def record(
         self,
-        by: Caller,
+        caller: Caller,
         action: AuditAction,
         target: str | None,
         *,
@@ -117,11 +117,11 @@ class Audit:
     ) -> None:
         """Write one row, in the transaction of the change that it records."""
         self._store.add(
-            [self._row(by, action, target, before=before, after=after, outcome=outcome)]
+            [self._row(caller, action, target, before=before, after=after, outcome=outcome)]
         )
 
     def record_all(
-        self, by: Caller, action: AuditAction, targets: Mapping[str, Mapping[str, Any]]
+        self, caller: Caller, action: AuditAction, targets: Mapping[str, Mapping[str, Any]]
     ) -> None:
         """Write a row for each of many targets, with its state after the change.
 
@@ -129,12 +129,12 @@ class Audit:
         longer than everything else. Other sealing waits for that; other writing does not.
         """
         if targets:
-            like = self._row(by, action, None, before=None, after=None, outcome="done")
+            like = self._row(caller, action, None, before=None, after=None, outcome="done")
             self._database.at_end(self._add_sealed, (like, targets))
 
     def refuse(
         self,
-        by: Caller,
+        caller: Caller,
         action: AuditAction,
         target: str | None,
         *,
@@ -146,9 +146,9 @@ class Audit:
         The first few of an account in a minute have a row each; the others become one row for each
         credential when the minute is over. ``account``: the id, if not that of the caller.
         """
-        row = self._row(by, action, target, before=None, after=after, outcome="refused")
+        row = self._row(caller, action, target, before=None, after=after, outcome="refused")
         refusal = Refusal(
-            account=account or by.account_id or "",
+            account=account or caller.account_id or "",
             credential=row.credential or "",
             action=action,
             minute=row.time // _MINUTE * _MINUTE,
@@ -161,11 +161,11 @@ class Audit:
             else:
                 self._counts.count_refusal(refusal)
 
-    def note_refused_request(self, by: Caller, path: str, *, method: str, reason: str) -> None:
+    def note_refused_request(self, caller: Caller, path: str, *, method: str, reason: str) -> None:
         """Record that a rule refused a request, if the database can be written to."""
         after = {"method": method, "reason": masking.mask(reason)}
         try:
-            self.refuse(by, "rule.refused", path, after=after)
+            self.refuse(caller, "rule.refused", path, after=after)
         except Unavailable:
             _log.warning("a refusal was not recorded: the database is not available")
 
@@ -333,7 +333,7 @@ class Audit:
             return Verdict(rows, len(checkpoints), f"rows after {sequence} are missing")
         return Verdict(rows, len(checkpoints), None)
 
-    def prune(self, by: Caller, before: int) -> int:
+    def prune(self, caller: Caller, before: int) -> int:
         """Delete rows older than ``before``, up to a checkpoint, where the chain continues.
 
         A row of the log records the pruning before anything is deleted. Rows are deleted in small
@@ -345,7 +345,7 @@ class Audit:
         if not rows:
             return 0
         with self._database.transaction():
-            self.record(by, PRUNED, None, after={"sequence": place, "rows": rows})
+            self.record(caller, PRUNED, None, after={"sequence": place, "rows": rows})
         self.seal()
         self._checkpoint(due=True)
         deleted = 0
@@ -360,7 +360,7 @@ class Audit:
 
     def _row(
         self,
-        by: Caller,
+        caller: Caller,
         action: AuditAction,
         target: str | None,
         *,
@@ -371,17 +371,17 @@ class Audit:
         return AuditRow(
             id=new_id(),
             time=int(self._clock()),
-            actor=by.account_id,
-            actor_name=by.username,
-            credential=by.credential_id or by.credential,
-            address=by.address,
-            request_id=by.request_id,
+            actor=caller.account_id,
+            actor_name=caller.username,
+            credential=caller.credential_id or caller.credential,
+            address=caller.address,
+            request_id=caller.request_id,
             action=action,
             target=None if target is None else masking.mask_path(target),
             before=before,
             after=after,
             outcome=outcome,
-            via=by.via,
+            via=caller.via,
         )
 
     def _add_sealed(self, changes: Collection[SimilarRows]) -> None:

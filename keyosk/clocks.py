@@ -12,12 +12,12 @@ from typing import Final
 APART: Final = 2
 
 
-def is_ahead(moment: int, now: float, *, by: int = 0) -> bool:
+def is_ahead(moment: int, now: float, *, planned: int = 0) -> bool:
     """Return whether a time was written by a clock that was ahead.
 
-    ``by``: how many seconds ahead of its clock the program sets it.
+    ``planned``: how many seconds ahead of its clock the program sets it.
     """
-    return moment > now + by + APART
+    return moment > now + planned + APART
 
 
 def is_recent(moment: float, now: float, seconds: float) -> bool:

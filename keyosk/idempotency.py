@@ -63,7 +63,9 @@ class Idempotency:
         # When this process stored secrets; the first entry is for those of an earlier process.
         self._kept_since = deque([int(clock())])
 
-    def once(self, by: Caller, key: str, request: bytes, *, run: Callable[[], Outcome]) -> Outcome:
+    def once(
+        self, caller: Caller, key: str, request: bytes, *, run: Callable[[], Outcome]
+    ) -> Outcome:
         """Return the response that is stored under ``key``, or store the one that ``run`` returns.
 
         ``request``: everything that distinguishes the request. Nothing is stored if ``run`` raises.
@@ -73,19 +75,19 @@ class Idempotency:
         if not _KEY.fullmatch(key):
             raise Invalid.field("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
         now = int(self._clock())
-        caller = f"{by.account_id}/{by.credential_id or by.credential}"
+        caller_id = f"{caller.account_id}/{caller.credential_id or caller.credential}"
         # SECURITY: a keyed hash, because the request may contain a password. It covers the rights
         # of the caller: a token with fewer rights must not see what it could not have created.
-        rights = " ".join([*sorted(by.scopes), "", *sorted(by.held)])
+        rights = " ".join([*sorted(caller.scopes), "", *sorted(caller.held)])
         fingerprint = self._safe.fingerprint(rights.encode() + b"\n" + request)
         with self._database.transaction():
-            self._database.lock(_name(caller, key))
+            self._database.lock(_name(caller_id, key))
             self._forget(now)
-            known = self._store.find(caller, key)
+            known = self._store.find(caller_id, key)
             if known is not None:
                 return self._repeated(known, fingerprint)
             outcome = run()
-            self._store.add(self._stored(outcome, caller, key, fingerprint=fingerprint, now=now))
+            self._store.add(self._stored(outcome, caller_id, key, fingerprint=fingerprint, now=now))
         self._metrics.repeatable_request("first")
         return outcome
 
@@ -130,15 +132,15 @@ class Idempotency:
         return Outcome(body, known.details, repeated=True)
 
     def _stored(
-        self, outcome: Outcome, caller: str, key: str, *, fingerprint: str, now: int
+        self, outcome: Outcome, caller_id: str, key: str, *, fingerprint: str, now: int
     ) -> StoredResponse:
         sealed = None
         if _SECRET in outcome.body:
             plain = json.dumps(outcome.body).encode()
-            sealed = self._safe.seal(plain, name=_name(caller, key))
+            sealed = self._safe.seal(plain, name=_name(caller_id, key))
             self._kept_since.append(now)
         return StoredResponse(
-            caller=caller,
+            caller=caller_id,
             key=key,
             fingerprint=fingerprint,
             details=outcome.details,
@@ -148,5 +150,5 @@ class Idempotency:
         )
 
 
-def _name(caller: str, key: str) -> str:
-    return f"idempotency/{caller}/{key}"
+def _name(caller_id: str, key: str) -> str:
+    return f"idempotency/{caller_id}/{key}"

@@ -9,7 +9,7 @@ import pytest
 
 import live
 from keyosk.accounts.console_sessions import VIA
-from keyosk.credentials.authentication import caller
+from keyosk.credentials.authentication import caller_of
 from keyosk.errors import Conflict, ProofRequired
 from keyosk.ids import new_id
 from keyosk.installation import Installation
@@ -291,7 +291,7 @@ def test_what_a_token_alone_may_do_to_its_own_account_is_to_look_and_to_take_awa
 def _by(installation: Installation) -> Caller:
     """The first admin as a token has them, whatever the gate made of the address."""
     login = installation.authentication.preview_login(installation.accounts.get("admin").id, None)
-    return caller(login, frozenset({ADMIN}), frozenset({ADMIN}))
+    return caller_of(login, frozenset({ADMIN}), frozenset({ADMIN}))
 
 
 def test_a_name_that_became_ones_own_after_the_gate_had_looked_was_another_s(

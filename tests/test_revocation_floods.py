@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from installed import Clock, installed, rows_of, statements_with_values, with_todo
-from keyosk.credentials.authentication import caller
+from keyosk.credentials.authentication import caller_of
 from keyosk.credentials.presented import candidates
 from keyosk.errors import BadToken, InvalidGrant
 from keyosk.installation import Installation
@@ -86,7 +86,7 @@ def minted(keyosk: Installation, account: str, *, audience: str = KEYOSK) -> str
 
 def revoke(keyosk: Installation, account: str, text: str) -> None:
     login = keyosk.authentication.preview_login(account, None)
-    keyosk.inspection.revoke(caller(login, frozenset(), frozenset()), text)
+    keyosk.inspection.revoke(caller_of(login, frozenset(), frozenset()), text)
 
 
 def session_of(keyosk: Installation, account: str) -> tuple[str, str]:

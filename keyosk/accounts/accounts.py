@@ -69,7 +69,7 @@ class Accounts:
         self._passwords = passwords
 
     def draft(
-        self, by: Caller, *, password: str | None = None, **fields: Unpack[AccountFields]
+        self, caller: Caller, *, password: str | None = None, **fields: Unpack[AccountFields]
     ) -> Draft:
         """Return a new account for ``add``; ``fields``: as for ``drafted``.
 
@@ -79,11 +79,11 @@ class Accounts:
         account = drafted(int(self._clock()), password=password, **fields)
         if password is None:
             return Draft(account)
-        self._safeguards.not_by_api_key(by)
+        self._safeguards.not_by_api_key(caller)
         return Draft(account, self._stored(password))
 
     def add(
-        self, by: Caller, draft: Draft, *, also: Callable[[Account], Account] | None = None
+        self, caller: Caller, draft: Draft, *, also: Callable[[Account], Account] | None = None
     ) -> Account:
         """Store a new account.
 
@@ -96,7 +96,7 @@ class Accounts:
             if draft.password is not None:
                 self._accounts.set_password(account.id, draft.password, now=account.created_at)
             after = {**fields_of(account), "has_password": account.has_password}
-            self._audit.record(by, "account.create", target(account.id), after=after)
+            self._audit.record(caller, "account.create", target(account.id), after=after)
             return account if also is None else also(account)
 
     def get(self, reference: str) -> Account:
@@ -123,7 +123,7 @@ class Accounts:
         may_differ = self._database.lock(target(account.id))
         return self._accounts.by_id(account.id) if may_differ else account
 
-    def check_proof(self, by: Caller, account_id: str) -> None:
+    def check_proof(self, caller: Caller, account_id: str) -> None:
         """Check that a caller who changes their own credentials proved their password.
 
         Call it in the transaction of the change. Raises ``ProofRequired``, and ``Conflict`` if the
@@ -131,12 +131,12 @@ class Accounts:
         """
         # SECURITY: the gate of the web checked this earlier, for the account that the path named
         # then. A username may belong to another account by now, and not every caller has a gate.
-        if by.account_id == account_id and by.proof is None:
+        if caller.account_id == account_id and caller.proof is None:
             raise ProofRequired
-        if by.proof is None:
+        if caller.proof is None:
             return
         known = self._accounts.password_of(account_id)
-        if known is None or known.id != by.proof:
+        if known is None or known.id != caller.proof:
             raise Conflict("current_password", "The password was changed in the meantime.")
 
     def usernames(self, account_ids: Collection[str]) -> dict[str, str]:
@@ -168,7 +168,7 @@ class Accounts:
 
     def change(
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         patch: AccountChanges,
         *,
@@ -194,9 +194,9 @@ class Accounts:
             is_new = after.expires_at != account.expires_at and not may_be_over
             faults.time("expires_at", after.expires_at, after=now if is_new else None)
             faults.raise_if_any()
-            self._safeguards.may_change(by, account.id)
+            self._safeguards.may_change(caller, account.id)
             if after.enabled != account.enabled or after.expires_at != account.expires_at:
-                self._safeguards.not_oneself(by, account.id)
+                self._safeguards.not_oneself(caller, account.id)
             changes = cast(
                 AccountFields,
                 {
@@ -217,24 +217,26 @@ class Accounts:
                 effective_at = self._revocations.revoke_account(account.id)
                 self._revocations.end_sessions(account.id)
             old, new = changed(fields_of(account), fields_of(after))
-            self._audit.record(by, "account.change", target(account.id), before=old, after=new)
+            self._audit.record(caller, "account.change", target(account.id), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
-    def remove(self, by: Caller, reference: str, *, version: Versions | None = None) -> int:
+    def remove(self, caller: Caller, reference: str, *, version: Versions | None = None) -> int:
         """Delete an account with its password, API keys and grants.
 
         Returns when all its tokens have expired. Raises ``NotFound``, ``Stale``, ``RefusedByRule``.
         """
         with self._database.transaction():
             account = self.locked(reference)
-            self._safeguards.may_change(by, account.id)
+            self._safeguards.may_change(caller, account.id)
             effective_at = self._revocations.revoke_account(account.id)
             with self._safeguards.keeping_an_admin():
                 self._accounts.remove(account.id, version=version)
-            self._audit.record(by, "account.delete", target(account.id), before=fields_of(account))
+            self._audit.record(
+                caller, "account.delete", target(account.id), before=fields_of(account)
+            )
             return effective_at
 
-    def set_password(self, by: Caller, reference: str, password: str) -> int | None:
+    def set_password(self, caller: Caller, reference: str, password: str) -> int | None:
         """Give the account a new password.
 
         Returns when all tokens from before have expired, if there was a password. Raises
@@ -244,22 +246,22 @@ class Accounts:
         faults = Faults()
         _check_password(faults, password, account.username, display_name=account.display_name)
         faults.raise_if_any()
-        self._safeguards.not_by_api_key(by)
+        self._safeguards.not_by_api_key(caller)
         stored = self._stored(password)
         now = int(self._clock())
         with self._database.transaction():
-            self._safeguards.may_change(by, account.id)
-            self.check_proof(by, account.id)
+            self._safeguards.may_change(caller, account.id)
+            self.check_proof(caller, account.id)
             effective_at = None
             if self._accounts.password_of(account.id) is not None:
                 effective_at = self._revocations.revoke_account(account.id)
                 self._revocations.end_sessions(account.id, by_password=True)
             self._accounts.change(account.id, {}, now=now)
             self._accounts.set_password(account.id, stored, now=now)
-            self._audit.record(by, "password.set", target(account.id))
+            self._audit.record(caller, "password.set", target(account.id))
             return effective_at
 
-    def remove_password(self, by: Caller, reference: str) -> int:
+    def remove_password(self, caller: Caller, reference: str) -> int:
         """Delete the password of the account.
 
         Returns when all its tokens have expired. Raises ``NotFound`` if it has none,
@@ -267,29 +269,29 @@ class Accounts:
         """
         with self._database.transaction():
             account = self.locked(reference)
-            self._safeguards.not_by_api_key(by)
-            self._safeguards.may_change(by, account.id)
-            self.check_proof(by, account.id)
+            self._safeguards.not_by_api_key(caller)
+            self._safeguards.may_change(caller, account.id)
+            self.check_proof(caller, account.id)
             with self._safeguards.keeping_an_admin():
                 if not self._accounts.remove_password(account.id):
                     raise NotFound("The account has no password.")
                 effective_at = self._revocations.revoke_account(account.id)
                 self._revocations.end_sessions(account.id, by_password=True)
                 self._accounts.change(account.id, {}, now=int(self._clock()))
-            self._audit.record(by, "password.delete", target(account.id))
+            self._audit.record(caller, "password.delete", target(account.id))
             return effective_at
 
-    def revoke_tokens(self, by: Caller, reference: str) -> int:
+    def revoke_tokens(self, caller: Caller, reference: str) -> int:
         """Revoke all existing tokens of the account, refresh tokens included; its credentials stay.
 
         Returns when they all have expired. Raises ``NotFound``, ``RefusedByRule``.
         """
         with self._database.transaction():
             account = self.locked(reference)
-            self._safeguards.may_change(by, account.id)
+            self._safeguards.may_change(caller, account.id)
             self._revocations.end_sessions(account.id)
             effective_at = self._revocations.revoke_account(account.id)
-            self._audit.record(by, "tokens.revoke", target(account.id))
+            self._audit.record(caller, "tokens.revoke", target(account.id))
             return effective_at
 
     def _stored(self, password: str) -> StoredPassword:

@@ -73,7 +73,7 @@ class ApiKeys:
 
     def create(
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         *,
         name: str,
@@ -108,13 +108,13 @@ class ApiKeys:
                 version=new_version(),
             )
             key = self._validated(key, now if expires_at is not None else None)
-            self._guard(by, key)
-            self._accounts.check_proof(by, key.account_id)
-            self._add(by, "api_key.create", key, secret=secret)
+            self._guard(caller, key)
+            self._accounts.check_proof(caller, key.account_id)
+            self._add(caller, "api_key.create", key, secret=secret)
         return NewApiKey(key, secret)
 
     def rotate(
-        self, by: Caller, reference: str, key_id: str, *, overlap: int = OVERLAP
+        self, caller: Caller, reference: str, key_id: str, *, overlap: int = OVERLAP
     ) -> NewApiKey:
         """Create a successor with the same fields; the old key works for ``overlap`` more seconds.
 
@@ -127,8 +127,8 @@ class ApiKeys:
         secret = api_key_format.generate()
         with self._database.transaction():
             old = self._locked(reference, key_id)
-            self._guard(by, old)
-            self._accounts.check_proof(by, old.account_id)
+            self._guard(caller, old)
+            self._accounts.check_proof(caller, old.account_id)
             if old.expires_at is not None and old.expires_at <= now:
                 raise Conflict("expires_at", "This key has expired: create a new one.")
             if old.successor is not None:
@@ -147,12 +147,12 @@ class ApiKeys:
             expires_at = end if old.expires_at is None else min(old.expires_at, end)
             changes: ApiKeyFields = {"successor": successor, "expires_at": expires_at}
             # The last admin may lose this key, because the new one replaces it.
-            self._add(by, "api_key.create", new, secret=secret)
+            self._add(caller, "api_key.create", new, secret=secret)
             self._api_keys.change(old.id, changes, now=now)
             effective_at = None
             if self._revocations.cuts_short(old.expires_at, expires_at):
                 effective_at = self._revocations.revoke_api_key(old.id, old.account_id)
-            self._record_change(by, "api_key.rotate", old, after=replace(old, **changes))
+            self._record_change(caller, "api_key.rotate", old, after=replace(old, **changes))
         return NewApiKey(replace(new, effective_at=effective_at), secret)
 
     def page(self, reference: str, list_query: ListQuery) -> list[ApiKey]:
@@ -203,7 +203,7 @@ class ApiKeys:
 
     def change(  # noqa: PLR0917  # a key has two names: its account and its own id
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         key_id: str,
         patch: ApiKeyChanges,
@@ -235,8 +235,8 @@ class ApiKeys:
             after = self._validated(replace(key, **changes), None)
             if "networks" in changes:
                 changes["networks"] = after.networks
-            self._guard(by, key)
-            self._accounts.check_proof(by, key.account_id)
+            self._guard(caller, key)
+            self._accounts.check_proof(caller, key.account_id)
             if after == key:
                 return check_version(key, version)
             with self._safeguards.keeping_an_admin(
@@ -251,11 +251,11 @@ class ApiKeys:
                 or entitlements.is_narrower(after.networks, key.networks)
             ):
                 effective_at = self._revocations.revoke_api_key(key.id, key.account_id)
-            self._record_change(by, "api_key.change", key, after=after)
+            self._record_change(caller, "api_key.change", key, after=after)
             return replace(after, updated_at=now, version=version_after, effective_at=effective_at)
 
     def remove(
-        self, by: Caller, reference: str, key_id: str, *, version: Versions | None = None
+        self, caller: Caller, reference: str, key_id: str, *, version: Versions | None = None
     ) -> int:
         """Delete a key: it stops working at once.
 
@@ -263,11 +263,11 @@ class ApiKeys:
         """
         with self._database.transaction():
             key = self._locked(reference, key_id)
-            self._guard(by, key)
+            self._guard(caller, key)
             effective_at = self._revocations.revoke_api_key(key.id, key.account_id)
             with self._safeguards.keeping_an_admin(at_risk=_is_permanent(key)):
                 self._api_keys.remove(key.id, version=version)
-            self._audit.record(by, "api_key.delete", _target(key), before=_fields(key))
+            self._audit.record(caller, "api_key.delete", _target(key), before=_fields(key))
             return effective_at
 
     def _locked(self, reference: str, key_id: str) -> ApiKey:
@@ -279,19 +279,19 @@ class ApiKeys:
             raise NotFound("This account has no such API key.")
         return self._api_keys.get(account.id, key_id)
 
-    def _guard(self, by: Caller, key: ApiKey) -> None:
-        self._safeguards.not_by_api_key(by)
-        self._safeguards.may_change(by, key.account_id)
+    def _guard(self, caller: Caller, key: ApiKey) -> None:
+        self._safeguards.not_by_api_key(caller)
+        self._safeguards.may_change(caller, key.account_id)
 
-    def _add(self, by: Caller, action: AuditAction, key: ApiKey, *, secret: str) -> None:
+    def _add(self, caller: Caller, action: AuditAction, key: ApiKey, *, secret: str) -> None:
         self._api_keys.add(key, api_key_format.digest(secret))
-        self._audit.record(by, action, _target(key), after=_fields(key))
+        self._audit.record(caller, action, _target(key), after=_fields(key))
 
     def _record_change(
-        self, by: Caller, action: AuditAction, before: ApiKey, *, after: ApiKey
+        self, caller: Caller, action: AuditAction, before: ApiKey, *, after: ApiKey
     ) -> None:
         old, new = changed(_fields(before), _fields(after))
-        self._audit.record(by, action, _target(before), before=old, after=new)
+        self._audit.record(caller, action, _target(before), before=old, after=new)
 
     def _validated(self, key: ApiKey, expires_after: int | None) -> ApiKey:
         """Return the key with its networks in normal form. Raises ``Invalid``."""

@@ -11,7 +11,7 @@ from keyosk import clocks
 from keyosk.accounts.accounts import Accounts, target
 from keyosk.accounts.console_sessions import VIA, ConsoleSessions
 from keyosk.accounts.second_factors import SecondFactors
-from keyosk.credentials.authentication import Authentication, caller
+from keyosk.credentials.authentication import Authentication, caller_of
 from keyosk.errors import BadCredentials
 from keyosk.model import PASSWORD, Caller, ConsoleSession
 from keyosk.permissions.context import Context
@@ -92,23 +92,23 @@ class Confirmations:
             raise BadCredentials(_WRONG)
         # SECURITY: read after the slow hash, because the account may be disabled by now.
         login = self._sessions.check(session)
-        by = caller(
+        caller = caller_of(
             login, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
         )
         if needs_factor:
             if not code and not passkey:
                 raise BadCredentials(_FACTOR_TOO)
             self._factors.verify(
-                by,
+                caller,
                 code=code,
                 passkey=passkey,
                 challenge=self._taken_challenge(session) if passkey else None,
-                then=lambda amr: self._record(by, session, amr),
+                then=lambda amr: self._record(caller, session, amr),
             )
         # SECURITY: a password alone does not extend a confirmation that needed a second factor.
         elif not self._factors.is_enrolled(session.account_id):
             with self._database.transaction():
-                self._record(by, session, (PASSWORD,))
+                self._record(caller, session, (PASSWORD,))
 
     def _taken_challenge(self, session: ConsoleSession) -> bytes | None:
         asked, at = session.challenge, session.challenged_at
@@ -117,8 +117,10 @@ class Confirmations:
             return None
         return asked if clocks.is_recent(at, int(self._clock()), _CHALLENGED) else None
 
-    def _record(self, by: Caller, session: ConsoleSession, amr: Sequence[str]) -> None:
+    def _record(self, caller: Caller, session: ConsoleSession, amr: Sequence[str]) -> None:
         if not self._store.record_confirmation(session.id, int(self._clock())):
             raise BadCredentials(_ENDED)
         after = {"session": session.id, "amr": list(amr)}
-        self._audit.record(by, "console_session.confirm", target(session.account_id), after=after)
+        self._audit.record(
+            caller, "console_session.confirm", target(session.account_id), after=after
+        )

@@ -13,7 +13,7 @@ from typing import Final
 
 from keyosk import clocks, masking
 from keyosk.accounts.accounts import Accounts, target
-from keyosk.credentials.authentication import Authentication, caller
+from keyosk.credentials.authentication import Authentication, caller_of
 from keyosk.errors import BadCredentials, NotFound, Unavailable
 from keyosk.ids import is_id, new_id
 from keyosk.model import (
@@ -106,14 +106,14 @@ class ConsoleSessions:
             notice=notice,
             amr=tuple(amr),
         )
-        by = caller(
+        caller = caller_of(
             principal, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
         )
         with self._database.transaction():
             self._store.remove_expired(now - _KEPT)
             self._store.add(session)
             self._audit.record(
-                by,
+                caller,
                 "console_session.begin",
                 target(principal.account_id),
                 after={"session": session.id, "amr": list(amr)},
@@ -184,17 +184,17 @@ class ConsoleSessions:
             return 0
         return self._store.count_of_all(found, now, seen_since=now - IDLE)
 
-    def end(self, by: Caller, reference: str, session_id: str) -> None:
+    def end(self, caller: Caller, reference: str, session_id: str) -> None:
         """End a session of the account. Raises ``NotFound``, ``RefusedByRule``."""
         with self._database.transaction():
             account = self._accounts.locked(reference)
-            self._safeguards.may_change(by, account.id)
+            self._safeguards.may_change(caller, account.id)
             session = self._store.get(account.id, session_id) if is_id(session_id) else None
             if session is None:
                 raise NotFound("This account has no such console session.")
             self._store.remove(session.id)
             after = {"session": session.id}
-            self._audit.record(by, "console_session.end", target(account.id), after=after)
+            self._audit.record(caller, "console_session.end", target(account.id), after=after)
 
     def _notice(self, account_id: str, address: str | None) -> LoginNotice:
         logins = self._logins(account_id)

@@ -33,25 +33,25 @@ class Grants:
         return account, self._grants.of_account(account.id)
 
     def create_account(
-        self, by: Caller, grants: Sequence[Grant], **fields: Unpack[NewAccount]
+        self, caller: Caller, grants: Sequence[Grant], **fields: Unpack[NewAccount]
     ) -> Account:
         """Create an account together with its first grants.
 
         ``fields``: as for ``Accounts.draft``. Raises what that and ``add_account`` raise.
         """
-        return self.add_account(by, grants, self._accounts.draft(by, **fields))
+        return self.add_account(caller, grants, self._accounts.draft(caller, **fields))
 
-    def add_account(self, by: Caller, grants: Sequence[Grant], draft: Draft) -> Account:
+    def add_account(self, caller: Caller, grants: Sequence[Grant], draft: Draft) -> Account:
         """Store an account together with its first grants. Raises what ``replace`` raises."""
 
         def give(account: Account) -> Account:
-            return self._write(by, account, (), grants=grants) if grants else account
+            return self._write(caller, account, (), grants=grants) if grants else account
 
-        return self._accounts.add(by, draft, also=give)
+        return self._accounts.add(caller, draft, also=give)
 
     def replace(
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         grants: Sequence[Grant],
         *,
@@ -69,13 +69,13 @@ class Grants:
             account = self._accounts.locked(reference)
             before = self._grants.of_account(account.id)
             account = self._write(
-                by, account, before, grants=grants, version=version, may_be_over=may_be_over
+                caller, account, before, grants=grants, version=version, may_be_over=may_be_over
             )
             return account, in_order(grants)
 
     def change(
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         *,
         add: Iterable[Grant] = (),
@@ -94,12 +94,12 @@ class Grants:
                 kept.pop((grant.scope, grant.role), None)
             kept |= {(grant.scope, grant.role): grant for grant in add}
             grants = list(kept.values())
-            account = self._write(by, account, before, grants=grants, version=version)
+            account = self._write(caller, account, before, grants=grants, version=version)
             return account, in_order(grants)
 
     def _write(
         self,
-        by: Caller,
+        caller: Caller,
         account: Account,
         before: Sequence[Grant],
         *,
@@ -116,13 +116,13 @@ class Grants:
         scopes = [grant.scope for grant in grants if grant.scope is not None]
         fresh = () if may_be_over else [grant for grant in grants if grant not in before]
         check(grants, self._services.existing_scopes(scopes), roles, ends_after=(now, fresh))
-        self._safeguards.not_oneself(by, account.id)
-        self._safeguards.may_change(by, account.id)
+        self._safeguards.not_oneself(caller, account.id)
+        self._safeguards.may_change(caller, account.id)
         widened = [grant for grant in grants if grant not in before]
         if widened:
-            self._safeguards.not_by_api_key(by)
+            self._safeguards.not_by_api_key(caller)
         for grant in widened:
-            self._safeguards.may_grant(by, grant, roles)
+            self._safeguards.may_grant(caller, grant, roles)
         if set(grants) == set(before):
             return check_version(account, version)
         takes = not all(any(_covers(new, old) for new in grants) for old in before)
@@ -132,7 +132,7 @@ class Grants:
             self._grants.set(account.id, grants, role_ids, now=now)
         effective_at = self._revocations.revoke_account(account.id) if takes else None
         self._audit.record(
-            by,
+            caller,
             "grants.change",
             target(account.id),
             before={"grants": shapes(grant for grant in before if grant not in grants)},

@@ -12,7 +12,7 @@ from typing import Final
 from keyosk import clocks
 from keyosk.accounts.console_sessions import VIA, ConsoleSessions, NewConsoleSession
 from keyosk.accounts.second_factors import SecondFactors
-from keyosk.credentials.authentication import Authentication, caller
+from keyosk.credentials.authentication import Authentication, caller_of
 from keyosk.errors import BadCredentials
 from keyosk.model import PendingLogin, Principal
 from keyosk.permissions.context import Context
@@ -106,7 +106,7 @@ class PendingLogins:
         ``BadCredentials``, which is recorded if the second factor is wrong, and ``Throttled``.
         """
         login, principal = self.find(secret)
-        by = caller(
+        caller = caller_of(
             principal, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
         )
 
@@ -123,7 +123,7 @@ class PendingLogins:
         )
         challenge = login.challenge if is_asked else None
         started = self._factors.verify(
-            by, code=code, passkey=passkey, challenge=challenge, then=begin
+            caller, code=code, passkey=passkey, challenge=challenge, then=begin
         )
         return started, principal
 

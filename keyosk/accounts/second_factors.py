@@ -148,7 +148,7 @@ class SecondFactors:
         uri = one_time_codes.uri(secret, username=login.username, issuer=self._issuer)
         return Offer(secret, uri, sealed)
 
-    def add_app(self, by: Caller, session: ConsoleSession, sealed: str, *, code: str) -> Added:
+    def add_app(self, caller: Caller, session: ConsoleSession, sealed: str, *, code: str) -> Added:
         """Turn an offer into a factor, given a code of its app; ends the account's other sessions.
 
         Raises ``Invalid``, ``Conflict``.
@@ -167,7 +167,7 @@ class SecondFactors:
             sealed=self._safe.seal(offered["secret"].encode(), name=_name(offered["id"])),
         )
         with self._database.transaction():
-            return self._add(by, session, factor, amr=BY_CODE, step=step)
+            return self._add(caller, session, factor, amr=BY_CODE, step=step)
 
     def offer_passkey(self, login: Principal, session: ConsoleSession, name: str) -> PasskeyOffer:
         """Return what a browser needs to create a passkey. The caller has verified the password.
@@ -186,7 +186,7 @@ class SecondFactors:
         return PasskeyOffer(options, sealed)
 
     def add_passkey(
-        self, by: Caller, session: ConsoleSession, sealed: str, *, response: str
+        self, caller: Caller, session: ConsoleSession, sealed: str, *, response: str
     ) -> Added:
         """Turn a browser's response to an offer into a factor; otherwise as ``add_app``.
 
@@ -205,7 +205,7 @@ class SecondFactors:
             passkey=passkey,
         )
         with self._database.transaction():
-            return self._add(by, session, factor, amr=amr)
+            return self._add(caller, session, factor, amr=amr)
 
     def challenge(self, account_id: str) -> PasskeyChallenge | None:
         """Return what a browser needs to show a passkey; ``None`` if the account has none."""
@@ -216,7 +216,7 @@ class SecondFactors:
         options = passkeys.options_to_show(self._party, challenge=challenge, known=known)
         return PasskeyChallenge(challenge, options)
 
-    def renew_recovery_codes(self, by: Caller, session: ConsoleSession) -> list[str]:
+    def renew_recovery_codes(self, caller: Caller, session: ConsoleSession) -> list[str]:
         """Replace the recovery codes of the account. The caller has verified the password.
 
         Ends all other sessions of the account. Raises ``Conflict`` if it has no other factor.
@@ -225,38 +225,38 @@ class SecondFactors:
             account = self._accounts.locked(session.account_id)
             if not self._store.is_enrolled(account.id):
                 raise Conflict("kind", "Recovery codes stand in for another factor: add one first.")
-            codes = self._make_codes(by, account.id)
+            codes = self._make_codes(caller, account.id)
             self._end_logins(account.id, except_for=session.id)
         return codes
 
-    def remove(self, by: Caller, reference: str, factor_id: str) -> None:
+    def remove(self, caller: Caller, reference: str, factor_id: str) -> None:
         """Remove a factor; all console sessions of its account end.
 
         Raises ``NotFound``, ``RefusedByRule``, and as ``Accounts.check_proof``.
         """
         with self._database.transaction():
             account = self._accounts.locked(reference)
-            self._safeguards.not_by_api_key(by)
-            self._safeguards.may_change(by, account.id)
+            self._safeguards.not_by_api_key(caller)
+            self._safeguards.may_change(caller, account.id)
             # SECURITY: somebody with only the password must not remove the factor that they lack. A
             # console session has shown the factor.
-            if by.account_id == account.id and by.via != VIA:
+            if caller.account_id == account.id and caller.via != VIA:
                 raise RefusedByRule(
                     "Remove your own second factor in the console, or ask another admin."
                 )
-            self._accounts.check_proof(by, account.id)
+            self._accounts.check_proof(caller, account.id)
             factor = self._store.get(account.id, factor_id) if is_id(factor_id) else None
             if factor is None:
                 raise NotFound("This account has no such second factor.")
-            self._remove(by, factor)
+            self._remove(caller, factor)
             if not self._store.is_enrolled(account.id):
                 for left in self._store.of_account(account.id):
-                    self._remove(by, left)
+                    self._remove(caller, left)
             self._end_logins(account.id)
 
     def verify(
         self,
-        by: Caller,
+        caller: Caller,
         *,
         code: str,
         passkey: str,
@@ -266,7 +266,7 @@ class SecondFactors:
         """Verify a second factor and call ``then`` in the same transaction.
 
         Args:
-            by: The caller, whose password was right.
+            caller: Whose password was right.
             code: Of an app, or a recovery code: each works once, on all nodes together.
             passkey: The browser's response, empty if the factor is a code.
             challenge: The unused challenge that the browser was asked to sign.
@@ -276,26 +276,26 @@ class SecondFactors:
             BadCredentials: The factor is wrong, which is recorded, or ``then`` refuses.
             Throttled: There were too many attempts.
         """
-        attempt = self._admit(by)
+        attempt = self._admit(caller)
         try:
             with self._database.transaction():
                 if passkey:
-                    amr = self._use_passkey(by, challenge, passkey)
+                    amr = self._use_passkey(caller, challenge, passkey)
                 else:
-                    amr = self._use_code(by, code)
+                    amr = self._use_code(caller, code)
                 result = then(amr)
         except BadCredentials:
-            self._note_failure(by)
+            self._note_failure(caller)
             raise
-        self._refund(attempt, by.account_id or "")
+        self._refund(attempt, caller.account_id or "")
         return result
 
-    def _admit(self, by: Caller) -> Attempt:
+    def _admit(self, caller: Caller) -> Attempt:
         try:
-            return self._throttling.admit_code(by.username, by.address)
+            return self._throttling.admit_code(caller.username, caller.address)
         except Throttled:
             try:
-                self._audit.count_failed_login(by.account_id, by.address, throttled=True)
+                self._audit.count_failed_login(caller.account_id, caller.address, throttled=True)
             except Unavailable:
                 _log.warning("a failed login was not counted: the database is not available")
             raise
@@ -306,17 +306,21 @@ class SecondFactors:
         except Unavailable:  # it still counts as a wrong attempt, which only uses up the allowance
             _log.warning("a correct code still counts as wrong: the database is not available")
 
-    def _use_code(self, by: Caller, code: str) -> tuple[str, ...]:
-        for factor in self._store.of_account(by.account_id or ""):
+    def _use_code(self, caller: Caller, code: str) -> tuple[str, ...]:
+        for factor in self._store.of_account(caller.account_id or ""):
             if self._is_used(factor, code):
-                self._audit.record(by, "second_factor.use", _target(factor), after=_shown(factor))
+                self._audit.record(
+                    caller, "second_factor.use", _target(factor), after=_shown(factor)
+                )
                 return BY_CODE
         raise BadCredentials("The code is wrong, or it was used already.")
 
-    def _use_passkey(self, by: Caller, challenge: bytes | None, response: str) -> tuple[str, ...]:
+    def _use_passkey(
+        self, caller: Caller, challenge: bytes | None, response: str
+    ) -> tuple[str, ...]:
         if challenge is None or self._party is None:
             raise BadCredentials(_NO_CHALLENGE)
-        factors = self._passkeys(by.account_id or "")
+        factors = self._passkeys(caller.account_id or "")
         shown, amr = passkeys.verify_shown(
             self._party, response, challenge=challenge, known=[each for _, each in factors]
         )
@@ -325,13 +329,15 @@ class SecondFactors:
         ]
         if not self._store.use_passkey(factor.id, shown.sign_count, now=int(self._clock())):
             raise BadCredentials(_NO_CHALLENGE)
-        self._audit.record(by, "second_factor.use", _target(factor), after=_shown(factor))
+        self._audit.record(caller, "second_factor.use", _target(factor), after=_shown(factor))
         return amr
 
-    def _note_failure(self, by: Caller) -> None:
+    def _note_failure(self, caller: Caller) -> None:
         """Record a wrong code, in such a way that a flood of them adds few rows."""
         try:
-            self._audit.refuse(by, "second_factor.failed", target(by.account_id or ""), after={})
+            self._audit.refuse(
+                caller, "second_factor.failed", target(caller.account_id or ""), after={}
+            )
         except Unavailable:
             _log.warning("a wrong code was not recorded: the database is not available")
 
@@ -360,7 +366,7 @@ class SecondFactors:
 
     def _add(
         self,
-        by: Caller,
+        caller: Caller,
         session: ConsoleSession,
         factor: SecondFactor,
         *,
@@ -372,17 +378,17 @@ class SecondFactors:
             raise Conflict("kind", f"An account has at most {_MOST} second factors.")
         is_first = not self._store.is_enrolled(account.id)
         self._store.add(factor, step=step)
-        self._record(by, factor)
+        self._record(caller, factor)
         self._end_logins(account.id, except_for=session.id)
         # SECURITY: a thief of the old cookie has shown no factor, so it gets a new secret.
         secret = new_secret()
         self._sessions.raise_to(session.id, amr, digest_of(secret))
-        return Added(self._make_codes(by, account.id) if is_first else None, secret)
+        return Added(self._make_codes(caller, account.id) if is_first else None, secret)
 
-    def _make_codes(self, by: Caller, account_id: str) -> list[str]:
+    def _make_codes(self, caller: Caller, account_id: str) -> list[str]:
         for factor in self._store.of_account(account_id):
             if factor.kind is FactorKind.RECOVERY_CODES:
-                self._remove(by, factor)
+                self._remove(caller, factor)
         factor = SecondFactor(
             id=new_id(),
             account_id=account_id,
@@ -393,15 +399,15 @@ class SecondFactors:
         codes = one_time_codes.new_recovery_codes()
         self._store.add(factor)
         self._store.add_codes(factor.id, [one_time_codes.digest(code, factor.id) for code in codes])
-        self._record(by, factor)
+        self._record(caller, factor)
         return codes
 
-    def _record(self, by: Caller, factor: SecondFactor) -> None:
-        self._audit.record(by, "second_factor.create", _target(factor), after=_shown(factor))
+    def _record(self, caller: Caller, factor: SecondFactor) -> None:
+        self._audit.record(caller, "second_factor.create", _target(factor), after=_shown(factor))
 
-    def _remove(self, by: Caller, factor: SecondFactor) -> None:
+    def _remove(self, caller: Caller, factor: SecondFactor) -> None:
         self._store.remove(factor.id)
-        self._audit.record(by, "second_factor.delete", _target(factor), before=_shown(factor))
+        self._audit.record(caller, "second_factor.delete", _target(factor), before=_shown(factor))
 
     def _end_logins(self, account_id: str, *, except_for: str = "") -> None:
         self._sessions.remove_of_account(account_id, except_for=except_for)

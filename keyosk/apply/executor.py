@@ -135,20 +135,20 @@ class Manifests:
         )
 
     def plan(
-        self, by: Caller, manifest: Manifest, *, force: bool = False, take_over: bool = False
+        self, caller: Caller, manifest: Manifest, *, force: bool = False, take_over: bool = False
     ) -> tuple[Step, ...]:
         """Return the steps that ``apply`` would take now, without a change.
 
         They are executed and rolled back, so the plan fails where ``apply`` would: it raises the
         same. Do not call it in a transaction, which would keep the changes.
         """
-        _check_scopes(by, manifest, take_over=take_over)
+        _check_scopes(caller, manifest, take_over=take_over)
         plan = self._planner.plan(manifest, take_over=take_over)
         if plan.steps:
             try:
                 with self._drafted_keys(plan) as drafts, self._database.transaction():
                     plan = self._execute(
-                        by, manifest, force=force, take_over=take_over, drafts=drafts
+                        caller, manifest, force=force, take_over=take_over, drafts=drafts
                     )
                     raise _RollBack
             except _RollBack:
@@ -156,19 +156,21 @@ class Manifests:
         return plan.steps
 
     @contextmanager
-    def draft_keys(self, by: Caller, manifest: Manifest, *, take_over: bool) -> Iterator[Drafts]:
+    def draft_keys(
+        self, caller: Caller, manifest: Manifest, *, take_over: bool
+    ) -> Iterator[Drafts]:
         """Generate the signing keys that ``apply`` will apparently need, before a transaction.
 
         Raises as ``apply`` does.
         """
-        _check_scopes(by, manifest, take_over=take_over)
+        _check_scopes(caller, manifest, take_over=take_over)
         plan = self._planner.plan(manifest, take_over=take_over)
         with self._drafted_keys(plan) as drafts:
             yield drafts
 
     def apply(
         self,
-        by: Caller,
+        caller: Caller,
         manifest: Manifest,
         *,
         force: bool = False,
@@ -181,14 +183,16 @@ class Manifests:
         ``Invalid`` with all faults, by path, ``Forbidden``, ``Unavailable``; then nothing has
         changed.
         """
-        _check_scopes(by, manifest, take_over=take_over)
+        _check_scopes(caller, manifest, take_over=take_over)
         plan = self._planner.plan(manifest, take_over=take_over)
         if plan.steps or plan.stale or plan.taken_over:
             with ExitStack() as stack:
                 if drafts is None:
                     drafts = stack.enter_context(self._drafted_keys(plan))
                 stack.enter_context(self._database.transaction())
-                plan = self._execute(by, manifest, force=force, take_over=take_over, drafts=drafts)
+                plan = self._execute(
+                    caller, manifest, force=force, take_over=take_over, drafts=drafts
+                )
         return plan.steps
 
     @contextmanager
@@ -207,7 +211,7 @@ class Manifests:
 
     def _execute(
         self,
-        by: Caller,
+        caller: Caller,
         manifest: Manifest,
         *,
         force: bool,
@@ -218,16 +222,16 @@ class Manifests:
         self._database.lock(_LOCK)
         plan = self._planner.plan(manifest, take_over=take_over)
         # SECURITY: the manifest does not name the objects that ``prune`` deletes.
-        _require_scopes(by, {step.noun for step in plan.steps})
+        _require_scopes(caller, {step.noun for step in plan.steps})
         self._lock(plan)
         self._store.forget(plan.stale)
         for record in plan.taken_over:
             self._record_owner(record.owner or None, record)
-        run = Run(by=by, owner=manifest.owner, force=force, drafts=drafts)
+        run = Run(caller=caller, owner=manifest.owner, force=force, drafts=drafts)
         faults = Faults()
         effective: dict[tuple[Noun, str], int | None] = {}
         for order, step in _ordered(plan.steps):
-            with _collected(by, faults, step):
+            with _collected(caller, faults, step):
                 moment = self._execute_step(run, order, step)
                 key = (step.noun, step.name)
                 effective[key] = latest(effective.get(key), moment)
@@ -293,12 +297,12 @@ def _ordered(steps: tuple[Step, ...]) -> list[tuple[int, Step]]:
     return sorted(ordered, key=itemgetter(0))
 
 
-def _check_scopes(by: Caller, manifest: Manifest, *, take_over: bool) -> None:
+def _check_scopes(caller: Caller, manifest: Manifest, *, take_over: bool) -> None:
     """Raise ``InsufficientScope`` if the caller may not change an object of the manifest.
 
     SECURITY: before anything is compared, because an empty plan reveals the present state.
     """
-    if take_over and not by.has(ADMIN):
+    if take_over and not caller.has(ADMIN):
         raise InsufficientScope(ADMIN)
     named = {
         Noun.SERVICE: manifest.services,
@@ -311,17 +315,17 @@ def _check_scopes(by: Caller, manifest: Manifest, *, take_over: bool) -> None:
         Noun.ISSUER: manifest.issuers,
         Noun.RULE: manifest.rules,
     }
-    _require_scopes(by, {noun for noun, entries in named.items() if entries})
+    _require_scopes(caller, {noun for noun, entries in named.items() if entries})
 
 
-def _require_scopes(by: Caller, nouns: Collection[Noun]) -> None:
+def _require_scopes(caller: Caller, nouns: Collection[Noun]) -> None:
     for noun in sorted(nouns):
-        if not by.has(_SCOPES[noun]):
+        if not caller.has(_SCOPES[noun]):
             raise InsufficientScope(_SCOPES[noun])
 
 
 @contextmanager
-def _collected(by: Caller, faults: Faults, step: Step) -> Iterator[None]:
+def _collected(caller: Caller, faults: Faults, step: Step) -> Iterator[None]:
     """Collect the faults of one step, by its path, and go on with the others.
 
     An error of the database ends the execution, because its transaction can do nothing more. So
@@ -337,11 +341,11 @@ def _collected(by: Caller, faults: Faults, step: Step) -> Iterator[None]:
         faults.raise_if_any()
     except InUse as error:
         # SECURITY: a caller who may change services or roles need not be allowed to see accounts.
-        message = error.named if by.is_operator else error.detail
+        message = error.named if caller.is_operator else error.detail
         faults.add(step.path, f"{message} Repeat with force to remove it.")
     except RefusedByRule as error:
         message = f"{step.noun} {step.name}: {error.detail}"
-        if not by.is_operator:
+        if not caller.is_operator:
             raise RefusedByRule(message) from None
         faults.add(step.path, message)
     except (Forbidden, NotFound, Stale) as error:

@@ -41,7 +41,7 @@ class Run:
     use.
     """
 
-    by: Caller
+    caller: Caller
     owner: str | None
     force: bool
     drafts: Drafts
@@ -76,7 +76,7 @@ class ServiceSteps:
         return self._services.get(name).id
 
     def create(self, run: Run, step: Step) -> str:
-        return self._services.create(run.by, name=step.name, **step.after).id
+        return self._services.create(run.caller, name=step.name, **step.after).id
 
     def change(self, run: Run, step: Step) -> int | None:
         patch = _without(step.after, "owner")
@@ -93,14 +93,14 @@ class ServiceSteps:
         return self._patch(run, step, {"scopes": step.after["scopes"]})
 
     def remove(self, run: Run, step: Step) -> int | None:
-        return self._services.remove(run.by, step.name, force=run.force)
+        return self._services.remove(run.caller, step.name, force=run.force)
 
     def _patch(self, run: Run, step: Step, patch: dict[str, Any]) -> int | None:
         if not patch:
             return None
         draft = run.drafts.get(patch.get("signing_algorithm"))
         return self._services.change(
-            run.by, step.name, cast(ServiceChanges, patch), force=run.force, draft=draft
+            run.caller, step.name, cast(ServiceChanges, patch), force=run.force, draft=draft
         ).effective_at
 
 
@@ -114,16 +114,16 @@ class RoleSteps:
         return self._roles.get(name).id
 
     def create(self, run: Run, step: Step) -> str:
-        return self._roles.create(run.by, name=step.name, **step.after).id
+        return self._roles.create(run.caller, name=step.name, **step.after).id
 
     def change(self, run: Run, step: Step) -> int | None:
         patch = _without(step.after, "owner")
         if not patch:
             return None
-        return self._roles.change(run.by, step.name, cast(RoleChanges, patch)).effective_at
+        return self._roles.change(run.caller, step.name, cast(RoleChanges, patch)).effective_at
 
     def remove(self, run: Run, step: Step) -> int | None:
-        return self._roles.remove(run.by, step.name, force=run.force)
+        return self._roles.remove(run.caller, step.name, force=run.force)
 
 
 class GrantSteps:
@@ -137,7 +137,7 @@ class GrantSteps:
         """Revoke ``before`` and give ``after``; grants of an owner are recorded as theirs."""
         taken, given = by_name(step.before["grants"]), by_name(step.after["grants"])
         account, _ = self._grants.change(
-            run.by,
+            run.caller,
             step.name,
             add=[grant for name, grant in given.items() if taken.get(name) != grant],
             remove=[grant for name, grant in taken.items() if name not in given],
@@ -166,7 +166,7 @@ class AccountSteps:
     def create(self, run: Run, step: Step) -> str:
         fields = _without(step.after, "grants")
         grants = step.after.get("grants", ())
-        return self._grants.create_account(run.by, grants, username=step.name, **fields).id
+        return self._grants.create_account(run.caller, grants, username=step.name, **fields).id
 
     def change(self, run: Run, step: Step) -> int | None:
         account = self._accounts.get(step.name)
@@ -177,7 +177,7 @@ class AccountSteps:
         effective_at = None
         if patch:
             effective_at = self._accounts.change(
-                run.by, account.id, cast(AccountChanges, patch)
+                run.caller, account.id, cast(AccountChanges, patch)
             ).effective_at
         if "grants" in step.after:
             # If the manifest has all grants of the account, they need no owner of their own.
@@ -185,7 +185,7 @@ class AccountSteps:
         return effective_at
 
     def remove(self, run: Run, step: Step) -> int | None:
-        return self._accounts.remove(run.by, step.name)
+        return self._accounts.remove(run.caller, step.name)
 
 
 class IssuerSteps:
@@ -202,7 +202,7 @@ class IssuerSteps:
         return self._issuers.get(name).id
 
     def create(self, run: Run, step: Step) -> str:
-        return self._issuers.create(run.by, name=step.name, **step.after).id
+        return self._issuers.create(run.caller, name=step.name, **step.after).id
 
     def change(self, run: Run, step: Step) -> int | None:
         patch = _without(step.after, "owner")
@@ -223,12 +223,12 @@ class IssuerSteps:
         return self._patch(run, step, fields)
 
     def remove(self, run: Run, step: Step) -> int | None:
-        return self._issuers.remove(run.by, step.name, force=run.force)
+        return self._issuers.remove(run.caller, step.name, force=run.force)
 
     def _patch(self, run: Run, step: Step, patch: dict[str, Any]) -> int | None:
         if not patch:
             return None
-        return self._issuers.change(run.by, step.name, cast(IssuerChanges, patch)).effective_at
+        return self._issuers.change(run.caller, step.name, cast(IssuerChanges, patch)).effective_at
 
 
 class RuleSteps:
@@ -242,7 +242,7 @@ class RuleSteps:
 
     def create(self, run: Run, step: Step) -> str:
         issuer, name = issuer_and_name(step.name)
-        return self._rules.create(run.by, issuer, name=name, **step.after).id
+        return self._rules.create(run.caller, issuer, name=name, **step.after).id
 
     def change(self, run: Run, step: Step) -> int | None:
         issuer, name = issuer_and_name(step.name)
@@ -252,10 +252,10 @@ class RuleSteps:
             patch["claims"] = {**dict.fromkeys(known), **patch["claims"]}
         if not patch:
             return None
-        return self._rules.change(run.by, issuer, name, cast(RuleChanges, patch)).effective_at
+        return self._rules.change(run.caller, issuer, name, cast(RuleChanges, patch)).effective_at
 
     def remove(self, run: Run, step: Step) -> int | None:
-        return self._rules.remove(run.by, *issuer_and_name(step.name))
+        return self._rules.remove(run.caller, *issuer_and_name(step.name))
 
 
 def loses_scopes(step: Step) -> bool:

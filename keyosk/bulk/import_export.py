@@ -97,7 +97,7 @@ class Bulk:
 
     def import_accounts(
         self,
-        caller: Callable[[], Caller],
+        current_caller: Callable[[], Caller],
         lines: Iterable[Line],
         *,
         on_conflict: OnConflict = OnConflict.SKIP,
@@ -105,24 +105,25 @@ class Bulk:
     ) -> Iterator[list[Result]]:
         """Import lines; yields the results batch by batch, in the order of the lines.
 
-        ``caller`` returns the caller; it is called for each batch. ``dry_run``: nothing is stored;
-        a username that occurs in two batches is then not noticed. Raises ``Unavailable``, and what
-        ``caller`` raises; earlier batches are kept.
+        ``current_caller`` returns the caller with their present rights; it is called for each
+        batch. ``dry_run``: nothing is stored; a username that occurs in two batches is then not
+        noticed. Raises ``Unavailable``, and what ``current_caller`` raises; earlier batches are
+        kept.
         """
         for number, batch in enumerate(batches(lines), start=1):
             # SECURITY: an upload may last for hours, so the rights of the caller are read again for
             # each batch.
-            by = caller()
-            yield self._batch(by, batch, on_conflict, dry_run=dry_run)
+            caller = current_caller()
+            yield self._batch(caller, batch, on_conflict, dry_run=dry_run)
             if not dry_run and number % _SEAL == 0:
                 self._audit.seal_quietly()
 
     def _batch(
-        self, by: Caller, lines: Sequence[Line], on_conflict: OnConflict, *, dry_run: bool
+        self, caller: Caller, lines: Sequence[Line], on_conflict: OnConflict, *, dry_run: bool
     ) -> list[Result]:
-        results, candidates = self._validator.sort(by, lines)
+        results, candidates = self._validator.sort(caller, lines)
         passwords = self._validator.passwords(candidates, dry_run=dry_run)
-        made, known = self._created(by, candidates, passwords, dry_run=dry_run)
+        made, known = self._created(caller, candidates, passwords, dry_run=dry_run)
         results += made
         for candidate, account_id in known:
             number = candidate.line.number
@@ -131,15 +132,15 @@ class Bulk:
             elif on_conflict is OnConflict.FAIL:
                 results.append(Result(number, Status.CONFLICT, account_id, (_TAKEN,)))
             else:
-                results.append(self._updated(by, candidate, account_id, dry_run=dry_run))
+                results.append(self._updated(caller, candidate, account_id, dry_run=dry_run))
         results.sort(key=lambda result: result.line)
         if not dry_run:
-            self._tell_refused(by, results)
+            self._tell_refused(caller, results)
         return results
 
     def _created(
         self,
-        by: Caller,
+        caller: Caller,
         candidates: Sequence[Candidate],
         passwords: Mapping[str, StoredPassword],
         *,
@@ -151,14 +152,14 @@ class Bulk:
         if not candidates:
             return results, known
         try:
-            made, ids = self._insert(by, candidates, passwords, dry_run=dry_run)
+            made, ids = self._insert(caller, candidates, passwords, dry_run=dry_run)
         except (Conflict, Forbidden) as error:
             # A role or scope was changed or deleted between check and insert. Only inserting each
             # line alone tells whose grant failed.
             if len(candidates) == 1:
                 return [_failed(candidates[0].line, error)], known
             for candidate in candidates:
-                more, there = self._created(by, [candidate], passwords, dry_run=dry_run)
+                more, there = self._created(caller, [candidate], passwords, dry_run=dry_run)
                 results += more
                 known += there
             return results, known
@@ -181,7 +182,7 @@ class Bulk:
 
     def _insert(
         self,
-        by: Caller,
+        caller: Caller,
         candidates: Sequence[Candidate],
         passwords: Mapping[str, StoredPassword],
         *,
@@ -205,7 +206,7 @@ class Bulk:
         ids: dict[str, str] = {}
         try:
             with self._database.transaction():
-                roles = self._roles_to_give(by, by_role)
+                roles = self._roles_to_give(caller, by_role)
                 inserted = self._account_store.add_all(ordered)
                 new = [candidate for candidate in candidates if candidate.account["id"] in inserted]
                 now = int(self._clock())
@@ -215,7 +216,7 @@ class Bulk:
                 grants_of = {one.account["id"]: one.line.grants for one in new if one.line.grants}
                 role_ids = {name: role.id for name, role in roles.items()}
                 self._grant_store.add_all(grants_of, role_ids, now=now)
-                self._tell_made(by, [candidate.account for candidate in new], grants_of)
+                self._tell_made(caller, [candidate.account for candidate in new], grants_of)
                 ids = {candidate.account["username"]: candidate.account["id"] for candidate in new}
                 if len(new) < len(ordered):
                     ids |= self._account_store.ids_of(
@@ -227,33 +228,36 @@ class Bulk:
             pass
         return inserted, ids
 
-    def _roles_to_give(self, by: Caller, grants: Collection[Grant]) -> dict[str, Role]:
+    def _roles_to_give(self, caller: Caller, grants: Collection[Grant]) -> dict[str, Role]:
         names = {grant.role for grant in grants if grant.role}
         roles = self._roles.named([*names])
         if gone := sorted(names - roles.keys()):
             raise Conflict("roles", f"The role {gone[0]} was deleted in the meantime.")
         # SECURITY: checked again, because a role may have got more scopes since the first check.
         for grant in grants:
-            self._safeguards.may_grant(by, grant, roles)
+            self._safeguards.may_grant(caller, grant, roles)
         return roles
 
     def _tell_made(
-        self, by: Caller, accounts: Iterable[Mapping[str, Any]], grants_of: Mapping[str, GrantTuple]
+        self,
+        caller: Caller,
+        accounts: Iterable[Mapping[str, Any]],
+        grants_of: Mapping[str, GrantTuple],
     ) -> None:
         self._audit.record_all(
-            by,
+            caller,
             "account.create",
             {target(account["id"]): created(account) for account in accounts},
         )
         shape_of = cached(lambda grants: {"grants": grant_rules.shapes(grants)})
         self._audit.record_all(
-            by,
+            caller,
             "grants.change",
             {target(account_id): shape_of(grants) for account_id, grants in grants_of.items()},
         )
 
     def _updated(
-        self, by: Caller, candidate: Candidate, account_id: str, *, dry_run: bool
+        self, caller: Caller, candidate: Candidate, account_id: str, *, dry_run: bool
     ) -> Result:
         """Set the fields and grants of an account to those of the line, in one transaction.
 
@@ -272,13 +276,15 @@ class Bulk:
                 account = self._accounts.locked(account_id)
                 if _differs(account, patch):
                     changed = self._accounts.change(
-                        by, account_id, cast(AccountChanges, patch), may_be_over=True
+                        caller, account_id, cast(AccountChanges, patch), may_be_over=True
                     )
                     effective_at = changed.effective_at
                     changes = True
                 before = self._grant_store.of_account(account_id)
                 if line.grants is not None and set(line.grants) != set(before):
-                    changed, _ = self._grants.replace(by, account_id, line.grants, may_be_over=True)
+                    changed, _ = self._grants.replace(
+                        caller, account_id, line.grants, may_be_over=True
+                    )
                     effective_at = latest(effective_at, changed.effective_at)
                     changes = True
                 if dry_run:
@@ -297,7 +303,7 @@ class Bulk:
             effective_at=effective_at,
         )
 
-    def _tell_refused(self, by: Caller, results: Sequence[Result]) -> None:
+    def _tell_refused(self, caller: Caller, results: Sequence[Result]) -> None:
         """Write one audit row for all lines of a batch that a rule refused."""
         lines = [result for result in results if result.status is Status.REFUSED]
         if not lines:
@@ -307,7 +313,7 @@ class Bulk:
             "first_line": lines[0].line,
             "reason": lines[0].faults[0].message,
         }
-        self._audit.refuse(by, "rule.refused", "accounts/import", after=after)
+        self._audit.refuse(caller, "rule.refused", "accounts/import", after=after)
 
 
 def _failed(line: Line, error: Invalid | Forbidden | NotFound | Conflict) -> Result:

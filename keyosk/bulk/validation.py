@@ -33,14 +33,14 @@ class LineValidator:
         self._roles = stores.roles
         self._passwords = passwords
 
-    def sort(self, by: Caller, lines: Sequence[Line]) -> tuple[list[Result], list[Candidate]]:
+    def sort(self, caller: Caller, lines: Sequence[Line]) -> tuple[list[Result], list[Candidate]]:
         """Return the results of invalid lines, and candidates for the valid ones."""
         now = int(self._clock())
         named = [grant for grants in distinct(line.grants for line in lines) for grant in grants]
         scopes = self._services.existing_scopes({grant.scope for grant in named if grant.scope})
         roles = self._roles.named([*{grant.role for grant in named if grant.role}])
         check = cached(partial(_grant_faults, scopes, roles))
-        may_grant = cached(partial(self._may_grant, by, roles))
+        may_grant = cached(partial(self._may_grant, caller, roles))
         warnings_of = cached(partial(_ended, now))
         results: list[Result] = []
         candidates: list[Candidate] = []
@@ -49,7 +49,7 @@ class LineValidator:
                 if line.faults:
                     raise Invalid(line.faults)
                 candidate = self._candidate(now, line, check=check, warnings_of=warnings_of)
-                self._check_rules(by, line, may_grant)
+                self._check_rules(caller, line, may_grant)
             except Invalid as error:
                 results.append(Result(line.number, Status.INVALID, faults=error.faults))
             except Forbidden as error:
@@ -131,22 +131,24 @@ class LineValidator:
         return account, adopted
 
     def _check_rules(
-        self, by: Caller, line: Line, may_grant: Callable[[Grants], Forbidden | None]
+        self, caller: Caller, line: Line, may_grant: Callable[[Grants], Forbidden | None]
     ) -> None:
         """Check the safeguards for a new account. Raises ``Forbidden``."""
         if line.grants and (refusal := may_grant(line.grants)) is not None:
             raise refusal
         if not _CREDENTIALS.isdisjoint(line.fields):
-            self._safeguards.not_by_api_key(by)
+            self._safeguards.not_by_api_key(caller)
 
-    def _may_grant(self, by: Caller, roles: Mapping[str, Role], grants: Grants) -> Forbidden | None:
+    def _may_grant(
+        self, caller: Caller, roles: Mapping[str, Role], grants: Grants
+    ) -> Forbidden | None:
         """Return why the caller may not give these grants; ``None`` if they may."""
         try:
-            self._safeguards.not_by_api_key(by)
-            if not by.has(_GRANT):
+            self._safeguards.not_by_api_key(caller)
+            if not caller.has(_GRANT):
                 raise InsufficientScope(_GRANT)
             for grant in grants:
-                self._safeguards.may_grant(by, grant, roles)
+                self._safeguards.may_grant(caller, grant, roles)
         except Forbidden as error:
             return error
         return None

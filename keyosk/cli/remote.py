@@ -106,7 +106,7 @@ def log_in(server: str, username: str, secret: str) -> Login:
         if old is not None:
             # End the replaced session; if that fails, it expires by itself.
             with suppress(Refused):
-                _delete_session(http, server, old, by=login)
+                _delete_session(http, server, old, access_token=login.access_token)
     return login
 
 
@@ -135,7 +135,7 @@ def _end_session(server: str, login: Login, changes: Changes) -> None:
         if login.expires_at <= time.time() + _EARLY:
             login = _refreshed(Client(http, server), login, server)
             changes.put(server, login)
-        _delete_session(http, server, login, by=login)
+        _delete_session(http, server, login, access_token=login.access_token)
 
 
 class _Session(httpx2.Auth):
@@ -216,13 +216,11 @@ def _refreshed(anonymous: Client, login: Login, server: str) -> Login:
     return _login_of(reply, server)
 
 
-def _delete_session(http: httpx2.Client, server: str, login: Login, *, by: Login) -> None:
+def _delete_session(http: httpx2.Client, server: str, login: Login, *, access_token: str) -> None:
     """End the session of a login. Raises ``Refused``."""
     session = _session_of(login.refresh_token)
     if session is not None:
-        Client(http, server, auth=_Bearer(by.access_token)).delete(
-            "accounts", "me", "tokens", session
-        )
+        Client(http, server, auth=_Bearer(access_token)).delete("accounts", "me", "tokens", session)
 
 
 class _Bearer(httpx2.Auth):

@@ -18,7 +18,7 @@ from keyosk.console.pages import (
     render,
     text,
 )
-from keyosk.credentials.authentication import caller
+from keyosk.credentials.authentication import caller_of
 from keyosk.errors import BadCredentials, Conflict, Invalid
 from keyosk.model import Caller
 
@@ -163,7 +163,7 @@ def _qr_code(uri: str) -> str:
 
 
 def _caller(visit: Visit) -> Caller:
-    return caller(
+    return caller_of(
         visit.principal,
         frozenset(),
         frozenset(),

@@ -182,16 +182,16 @@ class Authentication:
         if not self._usable(principal):
             raise BadCredentials
 
-    def reload(self, by: Caller) -> Principal:
+    def reload(self, caller: Caller) -> Principal:
         """Return the login behind an earlier caller, with its current rights.
 
         Raises ``BadCredentials`` if its account or API key was deleted or disabled or has expired.
         """
         now = int(self._clock())
-        principal = self._logins.reload(by, now)
+        principal = self._logins.reload(caller, now)
         if (
             principal is None
-            or principal.account_id != by.account_id
+            or principal.account_id != caller.account_id
             or not self._usable(principal)
         ):
             raise BadCredentials
@@ -218,7 +218,7 @@ class Authentication:
             if principal.credential_id is None:
                 self._accounts.record_login(principal.account_id, now)
             elif principal.credential is CredentialKind.API_KEY:
-                user = caller(
+                user = caller_of(
                     principal, frozenset(), frozenset(), address=address, request_id=request_id
                 )
                 self._record_key_use(
@@ -388,7 +388,7 @@ def _is_allowed(address: str | None, limits: tuple[str, ...] | None) -> bool:
     return any(source in networks.network(limit) for limit in limits)
 
 
-def caller(
+def caller_of(
     principal: Principal,
     scopes: frozenset[str],
     held: frozenset[str],

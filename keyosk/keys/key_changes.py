@@ -95,10 +95,10 @@ class KeyTransaction:
         left = self._private_keys.left_of(key)
         self.change(key.kid, state=state, gone_at=gone_at, sealed=left)
 
-    def record(self, by: Caller, action: AuditAction, key: SigningKey) -> None:
+    def record(self, caller: Caller, action: AuditAction, key: SigningKey) -> None:
         """Write the audit log's row of a change."""
         after = {"algorithm": key.algorithm, "active_from": key.active_from}
-        self._audit.record(by, action, f"signing-key/{key.kid}", after=after)
+        self._audit.record(caller, action, f"signing-key/{key.kid}", after=after)
 
 
 class KeyChanges:

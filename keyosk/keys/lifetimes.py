@@ -46,12 +46,12 @@ class KeyLives:
         begins, ended = key.active_from or 0, key.retired_at or 0
         ahead = self._policy.publish_ahead
         if key.state is KeyState.NEXT:
-            if clocks.is_ahead(begins, now, by=max(LONGEST_LIMIT, ahead) + _DAY):
+            if clocks.is_ahead(begins, now, planned=max(LONGEST_LIMIT, ahead) + _DAY):
                 return replace(key, published_at=now, active_from=now + ahead)
         elif key.state is KeyState.ACTIVE:
-            if clocks.is_ahead(begins, now, by=_DAY):
+            if clocks.is_ahead(begins, now, planned=_DAY):
                 return replace(key, published_at=min(key.published_at, now), active_from=now)
-        elif key.state is KeyState.RETIRED and clocks.is_ahead(ended, now, by=_DAY):
+        elif key.state is KeyState.RETIRED and clocks.is_ahead(ended, now, planned=_DAY):
             last = self.gone_at(now)
             return replace(key, retired_at=now, gone_at=min(key.gone_at or last, last))
         return key

@@ -75,7 +75,7 @@ class Rotation:
 
     def rotate(
         self,
-        by: Caller,
+        caller: Caller,
         algorithm: str | None = None,
         *,
         now: bool = False,
@@ -86,7 +86,7 @@ class Rotation:
         """Publish the next key.
 
         Args:
-            by: The caller.
+            caller: Who asks for it.
             algorithm: The algorithm; the installation's by default.
             now: Sign as soon as every process has the key, even if it is already published.
                 Verifiers with a cached key set may refuse its tokens.
@@ -109,7 +109,7 @@ class Rotation:
         wait = SPREAD if now else limit if when_seen else self.policy.publish_ahead
         with ExitStack() as stack:
             return self._publish(
-                by,
+                caller,
                 algorithm,
                 draft or stack.enter_context(self.draft_for_rotation(algorithm)),
                 active_from=moment + wait,
@@ -133,18 +133,22 @@ class Rotation:
         with self._changes.drafted(algorithm if is_needed else None) as draft:
             yield draft
 
-    def import_key(self, by: Caller, private: PrivateKey, algorithm: str) -> SigningKey:
+    def import_key(self, caller: Caller, private: PrivateKey, algorithm: str) -> SigningKey:
         """Publish an imported key as the next one. Raises ``Conflict``."""
         moment = int(self._clock()) + self.policy.publish_ahead
         draft = self._keys.draft(algorithm, private=private)
-        return self._publish(by, algorithm, draft, active_from=moment, action="signing_key.import")
+        return self._publish(
+            caller, algorithm, draft, active_from=moment, action="signing_key.import"
+        )
 
     @property
     def algorithm(self) -> str:
         """The algorithm that signs tokens for services without their own."""
         return self._keys.algorithm
 
-    def publish_for(self, by: Caller, algorithm: str, *, draft: SigningKey | None = None) -> None:
+    def publish_for(
+        self, caller: Caller, algorithm: str, *, draft: SigningKey | None = None
+    ) -> None:
         """Publish a key for an algorithm that is needed now, unless there is one.
 
         ``draft``: the result of ``draft_for``, for callers with an open transaction. Raises
@@ -156,7 +160,7 @@ class Rotation:
         moment = int(self._clock()) + self.policy.publish_ahead
         with ExitStack() as stack:
             key = draft or stack.enter_context(self.draft_for(algorithm))
-            self._publish(by, algorithm, key, active_from=moment)
+            self._publish(caller, algorithm, key, active_from=moment)
 
     @contextmanager
     def draft_for(self, algorithm: str | None) -> Iterator[SigningKey | None]:
@@ -180,7 +184,7 @@ class Rotation:
                 "signing_algorithm", "is not an algorithm that the HSM can make keys for"
             )
 
-    def retire(self, by: Caller, kid: str) -> SigningKey:
+    def retire(self, caller: Caller, kid: str) -> SigningKey:
         """Stop a key from signing; one that never signed is removed at once.
 
         Raises ``NotFound``, ``Conflict`` if it signs for the installation, or is already retired.
@@ -195,10 +199,12 @@ class Rotation:
                 raise Conflict("kid", "This key signs for the installation: rotate it.")
             else:
                 keys.retire(key, keys.now)
-            keys.record(by, "signing_key.retire", key)
+            keys.record(caller, "signing_key.retire", key)
         return keys.get(kid)
 
-    def compromise(self, by: Caller, kid: str, *, draft: SigningKey | None = None) -> SigningKey:
+    def compromise(
+        self, caller: Caller, kid: str, *, draft: SigningKey | None = None
+    ) -> SigningKey:
         """Remove a key from the set at once, revoke everything it signed, and sign with the next.
 
         ``draft``: the result of ``draft_for_compromise``, for callers with an open transaction.
@@ -214,7 +220,7 @@ class Rotation:
                 effective_at = self._revocations.revoke_signing_key(kid)
                 if key.state is KeyState.ACTIVE:
                     self._activate_next(keys, key.algorithm, spare=spare)
-                keys.record(by, "signing_key.compromise", key)
+                keys.record(caller, "signing_key.compromise", key)
             return replace(keys.get(kid), effective_at=effective_at)
 
     @contextmanager
@@ -238,7 +244,7 @@ class Rotation:
 
     def _publish(
         self,
-        by: Caller,
+        caller: Caller,
         algorithm: str,
         draft: SigningKey | None,
         *,
@@ -265,7 +271,7 @@ class Rotation:
                 # Another process may have changed a moment ago whether a key is needed.
                 new = draft or self._keys.draft(algorithm)
                 key = keys.add(new, active_from=active_from, when_seen=when_seen)
-            keys.record(by, action, key)
+            keys.record(caller, action, key)
         return keys.get(key.kid)
 
     def _activate_next(

@@ -33,7 +33,7 @@ class Roles:
         self._grants = stores.grants
 
     def create(
-        self, by: Caller, *, name: str, description: str = "", scopes: Sequence[str] = ()
+        self, caller: Caller, *, name: str, description: str = "", scopes: Sequence[str] = ()
     ) -> Role:
         """Create a role. Raises ``Invalid``, ``Conflict``, ``RefusedByRule``."""
         now = int(self._clock())
@@ -49,9 +49,9 @@ class Roles:
         )
         with self._database.transaction():
             self._check(role, role.scopes)
-            self._safeguards.may_give(by, role.scopes)
+            self._safeguards.may_give(caller, role.scopes)
             self._roles.add(role)
-            self._audit.record(by, "role.create", _target(role), after=_fields(role))
+            self._audit.record(caller, "role.create", _target(role), after=_fields(role))
         return role
 
     def get(self, name: str) -> Role:
@@ -69,7 +69,7 @@ class Roles:
         return self._roles.count(list_query)
 
     def change(
-        self, by: Caller, name: str, patch: RoleChanges, *, version: Versions | None = None
+        self, caller: Caller, name: str, patch: RoleChanges, *, version: Versions | None = None
     ) -> Role:
         """Apply a merge patch (RFC 7396): every holder of the role has its new scopes at once.
 
@@ -92,10 +92,10 @@ class Roles:
             gone = set(role.scopes) - set(after.scopes)
             self._check(after, sorted(added))
             # Removals too: removing a scope from a role removes it from every holder of the role.
-            self._safeguards.may_give(by, added)
-            self._safeguards.may_take(by, gone)
+            self._safeguards.may_give(caller, added)
+            self._safeguards.may_take(caller, gone)
             if added:
-                self._safeguards.not_by_api_key(by)
+                self._safeguards.not_by_api_key(caller)
             if after == role:
                 return check_version(role, version)
             effective_at = self._revoke(role, gone)
@@ -104,11 +104,11 @@ class Roles:
                     after, now=now, version=version, rescoped=after.scopes != role.scopes
                 )
             old, new = changed(_fields(role), _fields(after))
-            self._audit.record(by, "role.change", _target(role), before=old, after=new)
+            self._audit.record(caller, "role.change", _target(role), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
     def remove(
-        self, by: Caller, name: str, *, force: bool = False, version: Versions | None = None
+        self, caller: Caller, name: str, *, force: bool = False, version: Versions | None = None
     ) -> int | None:
         """Delete a role; its holders lose what it gave them.
 
@@ -118,14 +118,14 @@ class Roles:
         with self._database.transaction():
             self._database.lock(LOCK)
             role = self.get(name)
-            self._safeguards.may_take(by, role.scopes)
+            self._safeguards.may_take(caller, role.scopes)
             holders = self._grants.holders_of_role(role.id)
             if holders and not force:
                 raise InUse([f"The role {role.name}"], accounts=holders)
             effective_at = self._revoke(role, set(role.scopes))
             with self._safeguards.keeping_an_admin(at_risk=ADMIN in role.scopes):
                 self._roles.remove(role.id, version=version)
-            self._audit.record(by, "role.delete", _target(role), before=_fields(role))
+            self._audit.record(caller, "role.delete", _target(role), before=_fields(role))
             return effective_at
 
     def _revoke(self, role: Role, scopes: set[str]) -> int | None:

@@ -35,40 +35,40 @@ class Safeguards:
         self._database = database
         self._grants = grants
 
-    def may_give(self, by: Caller, scopes: Iterable[str]) -> None:
+    def may_give(self, caller: Caller, scopes: Iterable[str]) -> None:
         """Rule 1, for what is given without conditions."""
-        _refuse(scope for scope in scopes if not by.may_give(scope))
+        _refuse(scope for scope in scopes if not caller.may_give(scope))
 
-    def may_grant(self, by: Caller, grant: Grant, roles: Mapping[str, Role]) -> None:
+    def may_grant(self, caller: Caller, grant: Grant, roles: Mapping[str, Role]) -> None:
         """Rule 1, for a grant. ``roles``: by name; they include the role of the grant."""
         scopes = (grant.scope,) if grant.scope is not None else roles[grant.role or ""].scopes
         _refuse(
             scope
             for scope in scopes
-            if not by.may_give(scope, credential=grant.credential, until=grant.until)
+            if not caller.may_give(scope, credential=grant.credential, until=grant.until)
         )
 
-    def may_take(self, by: Caller, scopes: Iterable[str]) -> None:
+    def may_take(self, caller: Caller, scopes: Iterable[str]) -> None:
         """The reverse of rule 1: a caller removes only scopes that they hold from a role."""
-        _refuse(scope for scope in scopes if not by.holds(scope))
+        _refuse(scope for scope in scopes if not caller.holds(scope))
 
-    def may_change(self, by: Caller, account_id: str) -> None:
+    def may_change(self, caller: Caller, account_id: str) -> None:
         """Rule 2. Callers may always change their own account."""
-        if by.account_id == account_id or by.has(ADMIN):
+        if caller.account_id == account_id or caller.has(ADMIN):
             return
-        if not all(by.holds(scope) for scope in self._grants.scopes_of(account_id)):
+        if not all(caller.holds(scope) for scope in self._grants.scopes_of(account_id)):
             raise RefusedByRule("This account holds rights that you do not hold.")
 
-    def not_oneself(self, by: Caller, account_id: str) -> None:
+    def not_oneself(self, caller: Caller, account_id: str) -> None:
         """Rule 3."""
-        if by.account_id == account_id:
+        if caller.account_id == account_id:
             raise RefusedByRule(
                 "You cannot change your own grants, or enable or disable your own account."
             )
 
-    def not_by_api_key(self, by: Caller) -> None:
+    def not_by_api_key(self, caller: Caller) -> None:
         """Rule 4."""
-        if by.credential is not None and by.credential.is_of_program:
+        if caller.credential is not None and caller.credential.is_of_program:
             raise RefusedByRule(
                 "A caller with an API key or a workload's token cannot do this: use a password."
             )

@@ -83,7 +83,7 @@ class Services:
 
     def create(
         self,
-        by: Caller,
+        caller: Caller,
         *,
         name: str,
         scopes: Sequence[Scope] = (),
@@ -102,13 +102,13 @@ class Services:
         with self._database.transaction():
             self._database.lock(LOCK)
             service_validation.check(service, self._issuer)
-            self._check_rights(by, None, service)
+            self._check_rights(caller, None, service)
             if service.policy.signing_algorithm is not None:
                 self._rotation.check_algorithm(service.policy.signing_algorithm)
             self._services.add(service)
             if service.policy.token_lifetime is not None:
                 self._revocations.note_lifetimes()
-            self._audit.record(by, "service.create", _target(service), after=fields_of(service))
+            self._audit.record(caller, "service.create", _target(service), after=fields_of(service))
         return service
 
     def get(self, reference: str) -> Service:
@@ -126,7 +126,7 @@ class Services:
 
     def record_verification(
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         *,
         url: str,
@@ -137,7 +137,7 @@ class Services:
         """Keep what a test of a service with bad tokens found. Raises ``NotFound``."""
         verification = Verification(
             verified_at=int(self._clock()),
-            verified_by=by.username,
+            verified_by=caller.username,
             url=url,
             passed=passed,
             verdict=verdict,
@@ -147,7 +147,7 @@ class Services:
             service = self.get(reference)
             self._verifications.replace(service.id, verification)
             after = {"url": url, "passed": passed, "failed": list(failed)}
-            self._audit.record(by, "service.verify", _target(service), after=after)
+            self._audit.record(caller, "service.verify", _target(service), after=after)
         return verification
 
     def policy_for(self, target: str) -> TokenPolicy | None:
@@ -183,7 +183,7 @@ class Services:
 
     def change(
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         patch: ServiceChanges,
         *,
@@ -207,7 +207,7 @@ class Services:
             self._database.lock(LOCK)
             service = self.get(reference)
             after = self._with_patch(service, patch)
-            self._check_rights(by, service, after)
+            self._check_rights(caller, service, after)
             if after == service:
                 return check_version(service, version)
             self._refuse_use(_removed_scopes(service, after), force=force)
@@ -225,9 +225,9 @@ class Services:
             wanted = after.policy.signing_algorithm
             if wanted is not None and wanted != service.policy.signing_algorithm:
                 # The key set that its verifiers have may lack a key of this algorithm.
-                self._rotation.publish_for(by, wanted, draft=draft)
+                self._rotation.publish_for(caller, wanted, draft=draft)
             old, new = changed(fields_of(service), fields_of(after))
-            self._audit.record(by, "service.change", _target(service), before=old, after=new)
+            self._audit.record(caller, "service.change", _target(service), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
     def _with_patch(self, service: Service, patch: ServiceChanges) -> Service:
@@ -273,7 +273,12 @@ class Services:
         return self._rotation.draft_for(algorithm)
 
     def remove(
-        self, by: Caller, reference: str, *, force: bool = False, version: Versions | None = None
+        self,
+        caller: Caller,
+        reference: str,
+        *,
+        force: bool = False,
+        version: Versions | None = None,
     ) -> int:
         """Delete a service, its scopes and their grants.
 
@@ -291,7 +296,9 @@ class Services:
             self._services.remove(service.id, version=version)
             if service.policy.token_lifetime is not None:
                 self._revocations.note_lifetimes()
-            self._audit.record(by, "service.delete", _target(service), before=fields_of(service))
+            self._audit.record(
+                caller, "service.delete", _target(service), before=fields_of(service)
+            )
             return effective_at
 
     def ensure_own(self, scopes: Sequence[Scope]) -> None:
@@ -318,7 +325,7 @@ class Services:
             if service.scopes != wanted:
                 self._services.set_scopes(service, wanted)
 
-    def _check_rights(self, by: Caller, before: Service | None, after: Service) -> None:
+    def _check_rights(self, caller: Caller, before: Service | None, after: Service) -> None:
         """Check the safeguards for the rights that the fields of a service hand out.
 
         - ``account`` may introspect the tokens of the service, and gets what ``exchanges`` adds.
@@ -330,25 +337,25 @@ class Services:
         acting = None if before is None else (before.account, before.policy.audience)
         known: set[tuple[str, str]] = set()
         if after.account is not None and acting != (after.account, after.policy.audience):
-            self._safeguards.may_give(by, [INTROSPECT])
+            self._safeguards.may_give(caller, [INTROSPECT])
         elif before is not None:
             known = set(_additions(before))
         # SECURITY: otherwise a caller who may write services could use the scopes of others.
-        self._safeguards.may_give(by, [scope for _, scope in set(_additions(after)) - known])
+        self._safeguards.may_give(caller, [scope for _, scope in set(_additions(after)) - known])
         for username in {after.account} ^ {before.account if before else None}:
             if username is not None:
-                self._safeguards.may_change(by, self._services.account_id(username))
+                self._safeguards.may_change(caller, self._services.account_id(username))
         acts = (None, ()) if before is None else (before.account, before.exchanges)
         if (after.account, after.exchanges) != acts:
-            self._safeguards.not_by_api_key(by)
+            self._safeguards.not_by_api_key(caller)
         if before is None:
             return
         policy = after.policy
         if policy.enabled > before.policy.enabled or policy.accepts - before.policy.accepts:
-            self._safeguards.not_by_api_key(by)
+            self._safeguards.not_by_api_key(caller)
         scopes = [scope.name for scope in before.scopes]
         if policy.accepts - before.policy.accepts and self._grants.holders(scopes, limit=1):
-            self._safeguards.may_give(by, scopes)
+            self._safeguards.may_give(caller, scopes)
 
     def _made(self, values: Mapping[str, Any], scopes: Sequence[Scope], now: int) -> Service:
         service_id = new_id()

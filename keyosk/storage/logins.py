@@ -160,13 +160,13 @@ class LoginStore:
             self._by_account(account_id=account_id), CredentialKind.PASSWORD, authenticated_at
         )
 
-    def reload(self, by: Caller, now: int) -> Principal | None:
+    def reload(self, caller: Caller, now: int) -> Principal | None:
         """Return the present state of the login behind an earlier caller."""
-        if by.credential_id is None:
-            return self.by_account(by.account_id or "", now)
-        if by.credential is CredentialKind.WORKLOAD:
-            return self.by_rule(by.credential_id, now)
-        return self.by_api_key(by.credential_id, now)
+        if caller.credential_id is None:
+            return self.by_account(caller.account_id or "", now)
+        if caller.credential is CredentialKind.WORKLOAD:
+            return self.by_rule(caller.credential_id, now)
+        return self.by_api_key(caller.credential_id, now)
 
     def by_token(self, claims: VerifiedClaims, audience: str) -> tuple[Principal, bool] | None:
         """Return the present state of the login behind a token for ``audience``.

@@ -40,7 +40,7 @@ class Inspection:
         self._scope_uses = scope_uses
         self._issuer = issuer
 
-    def inspect(self, by: Caller, text: str) -> Mapping[str, Any] | None:
+    def inspect(self, caller: Caller, text: str) -> Mapping[str, Any] | None:
         """Return the members of RFC 7662 section 2.2 for an active token, otherwise ``None``.
 
         It is also ``None`` if the caller may not see the token. Its owner may, the account that
@@ -50,8 +50,8 @@ class Inspection:
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
-            return self._session_of(by, text)
-        if not self._may_see(by, claims) or not self._is_active(claims):
+            return self._session_of(caller, text)
+        if not self._may_see(caller, claims) or not self._is_active(claims):
             return None
         response: dict[str, Any] = {
             "scope": claims.scope,
@@ -79,7 +79,7 @@ class Inspection:
             return "it is expired, forged, or from another installation."
         return None if self._is_active(claims) else "it was revoked, or its login or service ended."
 
-    def revoke(self, by: Caller, text: str) -> int | None:
+    def revoke(self, caller: Caller, text: str) -> int | None:
         """Revoke a token of the caller, or with ``keyosk:accounts:write`` any token.
 
         An exchanged token also belongs to the account that acts in it.
@@ -96,25 +96,25 @@ class Inspection:
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
-            return self._end_session_of(by, text)
-        if not _belongs_to(by, claims) and not by.has(_REVOKE):
+            return self._end_session_of(caller, text)
+        if not _belongs_to(caller, claims) and not caller.has(_REVOKE):
             raise InvalidGrant("The token belongs to another account.")
         with self._database.transaction():
             effective_at = self._revocations.revoke_tokens(
                 claims.account_id, {claims.id: claims.expires_at}, issued_at=claims.issued_at
             )
             self._audit.record(
-                by, "token.revoke", f"account/{claims.account_id}", after={"jti": claims.id}
+                caller, "token.revoke", f"account/{claims.account_id}", after={"jti": claims.id}
             )
             return effective_at
 
-    def _session_of(self, by: Caller, text: str) -> Mapping[str, Any] | None:
+    def _session_of(self, caller: Caller, text: str) -> Mapping[str, Any] | None:
         use = self._sessions.current(text)
-        if use is None or use.session.account_id != by.account_id:
+        if use is None or use.session.account_id != caller.account_id:
             return None
         session = use.session
         try:
-            principal = self._authentication.resume(use.principal, address=by.address)
+            principal = self._authentication.resume(use.principal, address=caller.address)
         except BadCredentials:
             return None
         return {
@@ -128,25 +128,25 @@ class Inspection:
             "iss": self._issuer,
         }
 
-    def _end_session_of(self, by: Caller, text: str) -> int | None:
+    def _end_session_of(self, caller: Caller, text: str) -> int | None:
         try:
             session = self._sessions.find(text).session
         except InvalidGrant:
             return None
-        if session.account_id != by.account_id and not by.has(_REVOKE):
+        if session.account_id != caller.account_id and not caller.has(_REVOKE):
             raise InvalidGrant("The token belongs to another account.")
         try:
-            return self._sessions.end(by, session.account_id, session.id)
+            return self._sessions.end(caller, session.account_id, session.id)
         except NotFound:  # it has ended meanwhile
             return None
 
-    def _may_see(self, by: Caller, claims: VerifiedClaims) -> bool:
-        if _belongs_to(by, claims):
+    def _may_see(self, caller: Caller, claims: VerifiedClaims) -> bool:
+        if _belongs_to(caller, claims):
             return True
-        if by.has(INTROSPECT):
-            self._scope_uses.note(by.account_id or "", (INTROSPECT,), named=True)
+        if caller.has(INTROSPECT):
+            self._scope_uses.note(caller.account_id or "", (INTROSPECT,), named=True)
             return True
-        policies = self._services.policies_acted_for(by.account_id or "")
+        policies = self._services.policies_acted_for(caller.account_id or "")
         return any(policy.audience in claims.audiences for policy in policies)
 
     def _is_active(self, claims: VerifiedClaims) -> bool:
@@ -164,9 +164,9 @@ class Inspection:
         return policy is not None and policy.enabled
 
 
-def _belongs_to(by: Caller, claims: VerifiedClaims) -> bool:
+def _belongs_to(caller: Caller, claims: VerifiedClaims) -> bool:
     """Return whether a token is the caller's, or was issued to them for another account."""
-    return by.account_id is not None and by.account_id in (
+    return caller.account_id is not None and caller.account_id in (
         claims.account_id,
         None if claims.actor is None else claims.actor.get("sub"),
     )

@@ -11,7 +11,7 @@ from werkzeug.exceptions import MethodNotAllowed
 from keyosk import delays
 from keyosk.accounts.console_sessions import VIA
 from keyosk.credentials import usernames
-from keyosk.credentials.authentication import caller
+from keyosk.credentials.authentication import caller_of
 from keyosk.credentials.presented import Candidate
 from keyosk.errors import (
     BadCredentials,
@@ -188,7 +188,7 @@ def _caller_of(
     """Return the caller. ``limit``: the scopes of the token, if the login was a token."""
     context = current_g()
     scopes = entitlements.keyosk_scopes(principal, now)
-    return caller(
+    return caller_of(
         principal,
         scopes if limit is None else limit & scopes,
         frozenset(entitlements.current(principal, now)),

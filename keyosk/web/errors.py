@@ -226,8 +226,10 @@ def _detail(error: errors.KeyoskError) -> str:
     rights away.
     """
     if isinstance(error, errors.InUse):
-        by = g.get("caller")
-        sees = is_operator(current_request()) or (by is not None and by.has("keyosk:accounts:read"))
+        caller = g.get("caller")
+        sees = is_operator(current_request()) or (
+            caller is not None and caller.has("keyosk:accounts:read")
+        )
         return error.named if sees else error.detail
     return error.explanation if is_operator(current_request()) else error.detail
 

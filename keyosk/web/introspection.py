@@ -2,7 +2,7 @@
 
 from flask import Response, g
 
-from keyosk.credentials.authentication import caller
+from keyosk.credentials.authentication import caller_of
 from keyosk.errors import InvalidGrant, InvalidRequest
 from keyosk.model import Caller
 from keyosk.permissions import entitlements
@@ -22,10 +22,10 @@ class _AboutToken(Endpoint):
         login = client_authentication.login(self.installation, params)
         access_log.note(**access.name_of(login))
         scopes = entitlements.keyosk_scopes(login, int(self.installation.clock()))
-        by = caller(login, scopes, frozenset(), address=g.address, request_id=g.request_id)
+        caller = caller_of(login, scopes, frozenset(), address=g.address, request_id=g.request_id)
         if "token" not in params:
             raise InvalidRequest("The parameter token is missing.")
-        return by, params["token"]
+        return caller, params["token"]
 
 
 class IntrospectResource(_AboutToken):
@@ -36,8 +36,8 @@ class IntrospectResource(_AboutToken):
     )
     def post(self) -> Response:
         """Return the state of a token, to its account and to the services it is for."""
-        by, token = self._requested()
-        document = self.installation.inspection.inspect(by, token)
+        caller, token = self._requested()
+        document = self.installation.inspection.inspect(caller, token)
         response = json_response(
             {"active": False} if document is None else {"active": True, **document}
         )
@@ -56,7 +56,7 @@ class RevokeResource(_AboutToken):
     )
     def post(self) -> Response:
         """Revoke a token; also 200 if there is nothing to revoke."""
-        by, token = self._requested()
-        effective_at = self.installation.inspection.revoke(by, token)
+        caller, token = self._requested()
+        effective_at = self.installation.inspection.revoke(caller, token)
         # RFC 7009 section 2.2: clients ignore the body. Some expect JSON all the same.
         return change_response({}, effective_at)

@@ -120,7 +120,9 @@ def check_times(assertion: Assertion, issuer: TrustedIssuer, *, now: float) -> N
     issued = claims.get("iat", claims.get("nbf", now))
     if assertion.expires_at <= now:
         raise InvalidGrant("The token has expired.")
-    if any(clocks.is_ahead(int(claims.get(name, 0)), now, by=_SKEW) for name in ("iat", "nbf")):
+    if any(
+        clocks.is_ahead(int(claims.get(name, 0)), now, planned=_SKEW) for name in ("iat", "nbf")
+    ):
         raise InvalidGrant("The token is not valid yet.")
     if assertion.expires_at - issued > issuer.max_lifetime:
         raise InvalidGrant(

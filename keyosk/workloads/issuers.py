@@ -62,7 +62,12 @@ class TrustedIssuers:
         self._own = issuer
 
     def create(
-        self, by: Caller, *, name: str, preset: str | None = None, **values: Unpack[IssuerFields]
+        self,
+        caller: Caller,
+        *,
+        name: str,
+        preset: str | None = None,
+        **values: Unpack[IssuerFields],
     ) -> TrustedIssuer:
         """Trust an issuer.
 
@@ -87,9 +92,9 @@ class TrustedIssuers:
         with self._database.transaction():
             self._database.lock(LOCK)
             self._check(issuer)
-            self._safeguards.not_by_api_key(by)
+            self._safeguards.not_by_api_key(caller)
             self._issuers.add(issuer)
-            self._audit.record(by, "issuer.create", _target(issuer), after=fields_of(issuer))
+            self._audit.record(caller, "issuer.create", _target(issuer), after=fields_of(issuer))
         return issuer
 
     def get(self, reference: str) -> TrustedIssuer:
@@ -110,7 +115,7 @@ class TrustedIssuers:
 
     def change(
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         patch: IssuerChanges,
         *,
@@ -133,10 +138,10 @@ class TrustedIssuers:
             }
             after = replace(issuer, **changes)  # type: ignore[arg-type]
             self._check(after)
-            self._safeguards.not_by_api_key(by)
+            self._safeguards.not_by_api_key(caller)
             if after == issuer:
                 return check_version(issuer, version)
-            self._check_hand_out(by, issuer)
+            self._check_hand_out(caller, issuer)
             effective_at = None
             differs = any(getattr(issuer, name) != getattr(after, name) for name in _PROOF)
             if differs or issuer.enabled > after.enabled:
@@ -146,11 +151,16 @@ class TrustedIssuers:
                 self._issuers.forget_keys(issuer.id)
             number = self._issuers.change(after, now=now, version=version)
             old, new = changed(fields_of(issuer), fields_of(after))
-            self._audit.record(by, "issuer.change", _target(issuer), before=old, after=new)
+            self._audit.record(caller, "issuer.change", _target(issuer), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
     def remove(
-        self, by: Caller, reference: str, *, force: bool = False, version: Versions | None = None
+        self,
+        caller: Caller,
+        reference: str,
+        *,
+        force: bool = False,
+        version: Versions | None = None,
     ) -> int | None:
         """Delete an issuer and its rules.
 
@@ -160,20 +170,20 @@ class TrustedIssuers:
         with self._database.transaction():
             self._database.lock(LOCK)
             issuer = self.get(reference)
-            self._safeguards.not_by_api_key(by)
+            self._safeguards.not_by_api_key(caller)
             rules = self._workload_rules.of_issuer(issuer.id)
             if rules and not force:
                 names = [rule.name for rule in rules]
                 raise InUse([f"The issuer {issuer.name} (rules {', '.join(names[:10])})"])
             effective_at = self._revoke(issuer)
             self._issuers.remove(issuer.id, version=version)
-            self._audit.record(by, "issuer.delete", _target(issuer), before=fields_of(issuer))
+            self._audit.record(caller, "issuer.delete", _target(issuer), before=fields_of(issuer))
             return effective_at
 
-    def _check_hand_out(self, by: Caller, issuer: TrustedIssuer) -> None:
+    def _check_hand_out(self, caller: Caller, issuer: TrustedIssuer) -> None:
         """SECURITY: a change of the issuer can give access to the accounts of all its rules."""
         for account_id in {rule.account_id for rule in self._workload_rules.of_issuer(issuer.id)}:
-            self._safeguards.may_change(by, account_id)
+            self._safeguards.may_change(caller, account_id)
 
     def _revoke(self, issuer: TrustedIssuer) -> int | None:
         moments = [

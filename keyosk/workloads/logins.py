@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from keyosk import delays
 from keyosk.audit import Audit
-from keyosk.credentials.authentication import caller
+from keyosk.credentials.authentication import caller_of
 from keyosk.errors import InvalidGrant
 from keyosk.keys.jws import Remembered
 from keyosk.model import WORKLOAD_CLAIM, Principal, TrustedIssuer, WorkloadRule
@@ -149,11 +149,11 @@ class WorkloadLogins:
             # SECURITY: after a rule is deleted or disabled, no token may be issued by it.
             if not self._workload_rules.record_use(rule, login.issuer, now):
                 raise InvalidGrant("The rule or its issuer was changed just now.")
-            by = caller(
+            caller = caller_of(
                 login.principal, frozenset(), frozenset(), address=address, request_id=request_id
             )
             self._audit.record(
-                by,
+                caller,
                 "workload.login",
                 f"account/{login.principal.account_id}",
                 after={"issuer": login.issuer.name, "rule": rule.name, **_origin(assertion)},

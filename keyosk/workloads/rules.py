@@ -58,7 +58,7 @@ class WorkloadRules:
 
     def create(
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         *,
         name: str,
@@ -90,9 +90,9 @@ class WorkloadRules:
                 version=new_version(),
             )
             self._check(issuer, rule, expires_after=now)
-            self._guard(by, rule)
+            self._guard(caller, rule)
             self._workload_rules.add(rule)
-            self._audit.record(by, "rule.create", _target(issuer, rule), after=fields_of(rule))
+            self._audit.record(caller, "rule.create", _target(issuer, rule), after=fields_of(rule))
         return rule
 
     def get(self, reference: str, name: str) -> WorkloadRule:
@@ -109,7 +109,7 @@ class WorkloadRules:
 
     def change(  # noqa: PLR0917  # a rule has two names: its issuer and its own name
         self,
-        by: Caller,
+        caller: Caller,
         reference: str,
         name: str,
         patch: RuleChanges,
@@ -141,8 +141,8 @@ class WorkloadRules:
                 changes |= {"account": owner.username, "account_id": owner.id}
             after = replace(rule, **changes)
             self._check(issuer, after, expires_after=None)
-            self._guard(by, rule)
-            self._guard(by, after)
+            self._guard(caller, rule)
+            self._guard(caller, after)
             if after == rule:
                 return check_version(rule, version)
             effective_at = None
@@ -150,11 +150,11 @@ class WorkloadRules:
                 effective_at = self._revocations.revoke_workload_rule(rule.id, rule.account_id)
             number = self._workload_rules.change(after, now=now, version=version)
             old, new = changed(fields_of(rule), fields_of(after))
-            self._audit.record(by, "rule.change", _target(issuer, rule), before=old, after=new)
+            self._audit.record(caller, "rule.change", _target(issuer, rule), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
     def remove(
-        self, by: Caller, reference: str, name: str, *, version: Versions | None = None
+        self, caller: Caller, reference: str, name: str, *, version: Versions | None = None
     ) -> int:
         """Delete a rule.
 
@@ -165,10 +165,10 @@ class WorkloadRules:
             self._database.lock(LOCK)
             issuer = self._issuers.get(reference)
             rule = self._of(issuer, name)
-            self._guard(by, rule)
+            self._guard(caller, rule)
             effective_at = self._revocations.revoke_workload_rule(rule.id, rule.account_id)
             self._workload_rules.remove(rule.id, version=version)
-            self._audit.record(by, "rule.delete", _target(issuer, rule), before=fields_of(rule))
+            self._audit.record(caller, "rule.delete", _target(issuer, rule), before=fields_of(rule))
             return effective_at
 
     def _of(self, issuer: TrustedIssuer, name: str) -> WorkloadRule:
@@ -185,11 +185,11 @@ class WorkloadRules:
             raise Invalid.field("account", "must be an account of the kind machine")
         return account
 
-    def _guard(self, by: Caller, rule: WorkloadRule) -> None:
+    def _guard(self, caller: Caller, rule: WorkloadRule) -> None:
         """SECURITY: a caller who creates a rule can log in as its account (safeguard 2)."""
-        self._safeguards.not_by_api_key(by)
-        self._safeguards.not_oneself(by, rule.account_id)
-        self._safeguards.may_change(by, rule.account_id)
+        self._safeguards.not_by_api_key(caller)
+        self._safeguards.not_oneself(caller, rule.account_id)
+        self._safeguards.may_change(caller, rule.account_id)
 
     def _takes_away(self, before: WorkloadRule, after: WorkloadRule) -> bool:
         return (
