@@ -110,10 +110,28 @@ def test_a_service_that_polls_knows_what_is_revoked(
 
     assert (kept()["passed"], kept()["failed"], kept()["verified_by"]) == (True, [], "operator")
     lazy = careless(lambda text, _: bool(strict(bind, todo, text)))
-    code, verdicts = verify(server, f"{lazy}?secret=1", todo, bind, "--revocations")
+    code, verdicts = verify(server, f"{lazy}?secret=1", todo, bind, "--revocations", "--wait", "1")
     assert (code, verdicts["revoked"]) == (1, "WRONG")
     assert (kept()["passed"], kept()["url"]) == (False, lazy)
     assert "revoked" in kept()["failed"]
+
+
+def test_a_service_has_time_to_poll_what_is_revoked(
+    server: LiveServer, todo: str, careless: Callable[[Check], str]
+) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+    accepted: list[str] = []
+
+    def check(text: str, _: str) -> bool:
+        """Refuse a revoked token the third time, as if the list were fetched by then."""
+        entries = requests.get(f"http://{bind}/auth/revocations", timeout=60).json()["entries"]
+        if strict(bind, todo, text)["jti"] not in [entry["jti"] for entry in entries]:
+            return True
+        accepted.append(text)
+        return len(accepted) < 3
+
+    code, verdicts = verify(server, careless(check), todo, bind, "--revocations")
+    assert (code, verdicts["revoked"], len(accepted)) == (0, "right", 3)
 
 
 #: The tokens that differ in their scopes only, for a service with one scope.

@@ -27,7 +27,7 @@ from keyosk.tokens import conformance_kit
 from keyosk.tokens.conformance_kit import Kit, Sample
 
 _TIMEOUT = 10  # seconds
-_PAUSE = 0.2  # seconds between two attempts to reach the service
+_PAUSE = 0.2  # seconds between two attempts
 #: The path of a service's own key set. The kit has one set, for whatever name the verifier uses.
 _SERVICE_KEYS = re.compile(r"/services/[^/]+/jwks")
 
@@ -127,11 +127,11 @@ def check(url: str, kit: Kit, *, revocations: bool, scope: str | None, wait: flo
     Args:
         url: The protected endpoint.
         kit: The kit, whose documents must be served already.
-        revocations: The service polls revocations.
+        revocations: The service polls revocations, of which it learns within ``wait`` seconds.
         scope: The scope that the endpoint requires. Without it, an endpoint that accepts a token
             without scopes is taken for one that requires none.
-        wait: Seconds until the service must be reachable. One that fetches keys when it starts
-            can only start while the kit is served.
+        wait: Seconds until the service must be reachable, and know the kit's revocations. One that
+            fetches keys when it starts can only start while the kit is served.
     """
     good, *bad = kit.samples
     _wait_for(url, kit.issuer, wait)
@@ -142,7 +142,8 @@ def check(url: str, kit: Kit, *, revocations: bool, scope: str | None, wait: flo
     is_accepted = status.startswith("2")
     findings = [Finding(good.name, status, _verdict(right=is_accepted), good.flaw)]
     for sample in bad:
-        answer = _ask(url, sample)
+        patience = wait if sample.polled and revocations and is_accepted else 0
+        answer = _ask_until_refused(url, sample, patience)
         verdict = _verdict(right=answer.startswith(("3", "4")))
         if sample.polled and not revocations and answer.startswith("2"):
             verdict = Verdict.NOT_POLLED
@@ -245,6 +246,18 @@ def _ask(url: str, sample: Sample) -> str:
         return str(error.code)
     except (URLError, OSError, HTTPException):
         return "none"
+
+
+def _ask_until_refused(url: str, sample: Sample, seconds: float) -> str:
+    """Ask again while a token is accepted: a service that polls learns of the kit only then."""
+    deadline = time.monotonic() + seconds
+    answer = _ask(url, sample)
+    if answer.startswith("2") and seconds:
+        click.echo("keyosk: waiting until the service has fetched /auth/revocations", err=True)
+    while answer.startswith("2") and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+        answer = _ask(url, sample)
+    return answer
 
 
 def junit(report: Report, url: str) -> str:

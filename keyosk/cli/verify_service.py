@@ -77,7 +77,8 @@ def bad_token_kit(service: str, issuer: str | None, out: Path | None) -> None:
     default=30,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for a URL that cannot be reached yet.",
+    help="How long to wait for a URL that cannot be reached yet, and for a service that polls "
+    "revocations to fetch those of the test.",
 )
 @click.option(
     "--junit",
