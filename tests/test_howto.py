@@ -214,7 +214,7 @@ def run(*arguments: str, folder: Path, text: str) -> str:
 
 def test_the_lines_of_shorter_pages_work(todo: LiveServer) -> None:
     pages = ["how-to/backup.md", "how-to/production.md", "reference/events.md"]
-    pages += ["reference/verifiers.md", "how-to/services/other.md"]
+    pages += ["reference/verifiers.md", "how-to/services/java.md"]
     scripts = [text for page in pages for text in blocks(HOW_TO.parent / page, "sh")]
     with terminal(todo) as bash:
         # The last page creates the service.
