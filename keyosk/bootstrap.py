@@ -22,10 +22,10 @@ def prepare(
 
     For the holder of the set-up lock only. Returns the admin if this call created it. Raises
     ``Invalid`` if the configured name or password breaks a rule, ``WrongSecretKey``,
-    ``ConfigurationError``.
+    ``ConfigurationError``, ``DatabaseDamaged``.
     """
     installation.signing_keys.check()
-    if not installation.signing_keys.all():
+    if not installation.signing_keys.can_sign():
         installation.signing_keys.ensure()
     installation.signing_keys.refresh()
     installation.rotation.publish_for(OPERATOR, installation.signing_keys.algorithm)

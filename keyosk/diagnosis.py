@@ -129,10 +129,11 @@ class Diagnosis:
         yield _clock(database)
         for fault in self._signing_keys.unreadable():
             yield Check(
-                "secret key",
+                "signing key",
                 WRONG,
                 fault,
-                "Give the secret key that encrypted it (KEYOSK_SECRET_KEY), or compromise the key.",
+                "Give the secret key that encrypted it (KEYOSK_SECRET_KEY), put its row back from "
+                "a backup, or replace it: keyosk signing-key compromise KID.",
             )
 
     def _of_keys(self) -> Iterator[Check]:

@@ -24,7 +24,7 @@ from keyosk.credentials.password_hashing import Passwords
 from keyosk.credentials.throttling import Throttling
 from keyosk.diagnosis import Diagnosis, Workloads
 from keyosk.idempotency import Idempotency
-from keyosk.keys import secret_key
+from keyosk.keys import material, secret_key
 from keyosk.keys.hsm import Hsm
 from keyosk.keys.key_changes import KeyChanges
 from keyosk.keys.key_fetches import KeyFetches
@@ -96,7 +96,7 @@ class Installation:
         self.clock = clock
         self.metrics = metrics or Metrics()
         self.database = open_database(config, self.metrics, outage_log=outage_log)
-        self._stores = Stores.of(self.database)
+        self._stores = Stores.of(self.database, fault_of_key=material.fault_of)
         for name, part in vars(Installation).items():
             if isinstance(part, cached_property):
                 getattr(self, name)  # now, because threads that ask at once could get two

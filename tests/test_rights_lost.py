@@ -15,7 +15,7 @@ from keyosk.credentials.throttling import Throttling
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Principal, Scope
-from keyosk.storage.stores import Stores
+from keyosk.storage.throttling import ThrottlingStore
 from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD, Client, LiveServer, soon, unique, wait_for
 
@@ -83,7 +83,7 @@ def test_what_is_lost_during_a_login_is_lost_for_it(
 
 
 def _refunded(it: Installation, login: Principal) -> Callable[[], object]:
-    throttling = Throttling(it.database, Stores.of(it.database).throttling, time.time)
+    throttling = Throttling(it.database, ThrottlingStore(it.database), time.time)
     attempt = throttling.admit("alice", "192.0.2.7", seen_at=None)
     return lambda: throttling.refund([attempt], login.account_id)
 

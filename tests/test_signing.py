@@ -42,7 +42,7 @@ def open_keys(migrated_url: str) -> Iterator[Open]:
         database = Database(migrated_url)
         opened.append(database)
         return SigningKeys(
-            SigningKeyStore(database),
+            SigningKeyStore(database, fault_of=material.fault_of),
             PrivateKeys(Safe([secret])),
             algorithm=algorithm,
             clock=clock,
@@ -57,7 +57,7 @@ def open_keys(migrated_url: str) -> Iterator[Open]:
 def store(open_keys: Open, migrated_url: str) -> Iterator[SigningKeyStore]:
     """The table itself, for keys in a state that this version does not make yet."""
     database = Database(migrated_url)
-    yield SigningKeyStore(database)
+    yield SigningKeyStore(database, fault_of=material.fault_of)
     database.close()
 
 
@@ -134,7 +134,7 @@ def test_processes_that_find_no_key_leave_exactly_one(open_keys: Open, migrated_
     def ensure(_: int) -> str:
         database = Database(migrated_url)
         keys = SigningKeys(
-            SigningKeyStore(database),
+            SigningKeyStore(database, fault_of=material.fault_of),
             PrivateKeys(Safe([SECRET])),
             algorithm="ES256",
             clock=lambda: NOW,

@@ -8,7 +8,7 @@ from keyosk.errors import NotFound
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.model import Verification
-from keyosk.storage.stores import Stores
+from keyosk.storage.verifications import VerificationStore
 from live import Client, LiveServer, unique
 from pages import logged_in
 from people import done, make_person, make_service
@@ -108,4 +108,4 @@ def test_a_service_that_was_deleted_meanwhile_is_not_found(installation: Install
         failed=(),
     )
     with pytest.raises(NotFound):
-        Stores.of(installation.database).verifications.replace(new_id(), verification)
+        VerificationStore(installation.database).replace(new_id(), verification)

@@ -142,6 +142,18 @@ def public_key(jwk: Mapping[str, str]) -> PublicKey:
     return ed25519.Ed25519PublicKey.from_public_bytes(_bytes(jwk["x"]))
 
 
+def fault_of(kid: str, algorithm: str, public: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the stored public half of a signing key, if anything is."""
+    if algorithm not in (*ALGORITHMS, *OWN_SET_ALGORITHMS):
+        return "is of an unknown algorithm"
+    try:
+        public_key(public)
+        names = (public["alg"], public["kid"], thumbprint(public))
+    except (KeyError, TypeError, ValueError):
+        return "has a public half that is no public key"
+    return None if names == (algorithm, kid, kid) else "has the public half of another key"
+
+
 def is_signed(key: MlDsaPublicKey, signature: bytes, message: bytes) -> bool:
     """Verify an ML-DSA signature; PyJWT implements the other algorithms."""
     try:

@@ -35,7 +35,8 @@ class PrivateKeys:
 
     def can_make(self, algorithm: str) -> bool:
         """Return whether new keys can be generated for an algorithm. Raises ``Unavailable``."""
-        return self._hsm is None or self._hsm.can_make(algorithm)
+        is_known = algorithm in (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)
+        return is_known and (self._hsm is None or self._hsm.can_make(algorithm))
 
     def make(self, algorithm: str) -> NewKey:
         """Generate a key. Raises ``Invalid``, ``Unavailable``."""

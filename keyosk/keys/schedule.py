@@ -13,7 +13,7 @@ from keyosk.keys.key_changes import KeyChanges, KeyTransaction
 from keyosk.keys.key_fetches import KeyFetches
 from keyosk.keys.lifetimes import KeyLives, KeyPolicy
 from keyosk.keys.private_keys import PrivateKeys
-from keyosk.keys.signing_keys import SPREAD, is_published, is_signing
+from keyosk.keys.signing_keys import SPREAD, is_due_to_go, is_signing
 from keyosk.model import OPERATOR, KeyState, SigningKey
 from keyosk.storage.signing_keys import SigningKeyStore
 
@@ -73,7 +73,7 @@ class KeySchedule:
                 keys.activate(key)
             elif key.state is KeyState.NEXT and self._was_seen_by_all(key, now):
                 keys.change(kid, active_from=now + SPREAD, when_seen=False)
-            elif key.state is KeyState.RETIRED and not is_published(key, now):
+            elif key.state is KeyState.RETIRED and is_due_to_go(key, now):
                 keys.remove(key, KeyState.GONE, key.gone_at or now)
             elif (draft := successors.get(key.algorithm)) and self._is_old(key, keys.rows, now):
                 new = keys.add(draft, active_from=now + self._policy.publish_ahead)
@@ -87,7 +87,7 @@ class KeySchedule:
                 key.state is KeyState.NEXT
                 and (is_signing(key, now) or self._was_seen_by_all(key, now))
             )
-            or (key.state is KeyState.RETIRED and not is_published(key, now))
+            or (key.state is KeyState.RETIRED and is_due_to_go(key, now))
             or self._is_old(key, rows, now)
             for key in rows
         )

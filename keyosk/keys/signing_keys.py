@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from keyosk import clocks, delays
-from keyosk.errors import Conflict, Invalid, NotFound, Unavailable
+from keyosk.errors import Conflict, DatabaseDamaged, Invalid, NotFound, Unavailable
 from keyosk.keys import material
 from keyosk.keys.confirmation import Confirmation
 from keyosk.keys.hsm import HsmKey
@@ -32,6 +32,7 @@ FRESH: Final = 1.0
 #: Seconds after which every process has read a new key.
 SPREAD: Final = 2
 _FAR: Final = 2**62
+_OVER: Final = (KeyState.GONE, KeyState.COMPROMISED)
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class SigningKeys:
     def current(self) -> KeySet:
         """Return the present key set, from the keys as they were last read.
 
-        The keys are read every second. Raises ``Unavailable`` before the first key.
+        The keys are read every second. Raises ``Unavailable`` before the first key, and
+        ``DatabaseDamaged`` if no key that could sign can be used.
         """
         if self._current is None:
             self.refresh()
@@ -74,6 +76,8 @@ class SigningKeys:
         if self._is_over():
             self._build()
         if self._current is None:
+            for fault in faults(self._rows):
+                raise DatabaseDamaged("There is no signing key.", reason=fault)
             raise Unavailable("There is no signing key.")
         return self._current
 
@@ -105,7 +109,11 @@ class SigningKeys:
         if signer is None:
             self.ensure(algorithm)
             keys = self.current
-            signer = keys.signers[algorithm or self.algorithm]
+            signer = keys.signers.get(algorithm or self.algorithm)
+        if signer is None:
+            raise DatabaseDamaged(
+                f"No key of {algorithm} can be used.", reason=", ".join(faults(self._rows)) or None
+            )
         # SECURITY: the response waits until every process has published the key. The very first
         # key is an exception, because there was no other. The stored second may just have begun.
         is_first = not keys.compromised and signer.published_at <= keys.every[0].published_at
@@ -157,7 +165,9 @@ class SigningKeys:
     def adopt(self, rows: tuple[SigningKey, ...]) -> None:
         """Use all keys as the database has them now. Raises ``WrongSecretKey``."""
         is_same = rows is self._rows
-        self._rows = rows
+        known, self._rows = self._rows, rows
+        for fault in {*faults(rows)} - {*faults(known)}:
+            _log.error("signing key %s", fault)
         self._refreshed = self._clock()
         # Otherwise every process would parse the whole set each second.
         if not is_same or self._is_over():
@@ -233,6 +243,11 @@ class SigningKeys:
             sealed=sealed,
         )
 
+    def can_sign(self) -> bool:
+        """Return whether the database has a key that signs. Raises as ``refresh``."""
+        self.refresh()
+        return self._current is not None
+
     @property
     def known(self) -> tuple[SigningKey, ...]:
         """Return every key with its state, oldest first, as this process last read them."""
@@ -252,9 +267,11 @@ class SigningKeys:
         raise NotFound("There is no such signing key.")
 
     def unreadable(self) -> list[str]:
-        """Return what is wrong with the private keys that are needed."""
-        faults = [self._private_keys.fault_of(key) for key in self._store.all() if key.sealed]
-        return [fault for fault in faults if fault is not None]
+        """Return what is wrong with the keys that are needed."""
+        keys = self._store.all()
+        sound = (key for key in keys if key.sealed and key.fault is None)
+        of_private_keys = map(self._private_keys.fault_of, sound)
+        return [*faults(keys), *(fault for fault in of_private_keys if fault is not None)]
 
     def check(self) -> None:
         """Check when Keyosk starts that the needed keys can be opened.
@@ -314,7 +331,7 @@ class SigningKeys:
             keys=tuple(published),
             signers=signers,
             default=signers[first.algorithm],
-            every=rows,
+            every=tuple(key for key in rows if key.fault is None),
             compromised=sum(key.state is KeyState.COMPROMISED for key in rows),
             made_at=now,
             changes_at=min((each for each in changes if each > now), default=_FAR),
@@ -336,15 +353,29 @@ def is_full(keys: Iterable[SigningKey], algorithm: str, now: int) -> bool:
     return sum(key.algorithm == algorithm and is_published(key, now) for key in keys) >= MOST
 
 
+def faults(keys: Iterable[SigningKey]) -> list[str]:
+    """Return what is wrong with keys that are needed and whose rows are damaged."""
+    return [
+        f"{key.kid} {key.fault}" for key in keys if key.fault is not None and key.state not in _OVER
+    ]
+
+
 def is_published(key: SigningKey, now: int) -> bool:
     """Return whether a key is in the set at ``now``."""
-    if key.state in (KeyState.GONE, KeyState.COMPROMISED):
+    if key.state in _OVER or key.fault is not None:
         return False
-    return key.gone_at is None or key.gone_at > now
+    return not is_due_to_go(key, now)
+
+
+def is_due_to_go(key: SigningKey, now: int) -> bool:
+    """Return whether the last token of a key has expired at ``now``."""
+    return key.gone_at is not None and key.gone_at <= now
 
 
 def is_signing(key: SigningKey, now: int) -> bool:
     """Return whether a key may sign at ``now``, unless another of its algorithm started later."""
+    if key.fault is not None:
+        return False
     # A key that is stored as active stays active, even if a clock was set back.
     return key.state is KeyState.ACTIVE or (key.state is KeyState.NEXT and _began(key) <= now)
 

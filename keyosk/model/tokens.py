@@ -66,6 +66,7 @@ class SigningKey:
         gone_at: When it leaves, or left, the key set.
         when_seen: It may start to sign sooner, once every service has fetched it.
         effective_at: As for ``Account``, for the tokens that the key signed.
+        fault: Why the key cannot be used, if its row in the database is damaged.
     """
 
     kid: str
@@ -81,6 +82,7 @@ class SigningKey:
     #: The private key, encrypted; never shown, compared or printed.
     sealed: bytes = field(default=b"", repr=False, compare=False)
     effective_at: int | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,22 @@
 """Signing keys; their private keys are encrypted before they get here."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import peewee
 from peewee import fn
 
-from keyosk.errors import Conflict
+from keyosk import strict_json
+from keyosk.errors import Conflict, DatabaseDamaged
 from keyosk.model import KeyState, ListQuery, SigningKey
 from keyosk.storage import listing as lists
 from keyosk.storage import tables
 from keyosk.storage.database import Database
+from keyosk.strict_json import BadJson
+
+#: By ``kid``, algorithm and public JWK.
+FaultOf = Callable[[str, str, Mapping[str, str]], str | None]
 
 _SORTS: Final = {"created_at": tables.SigningKey.created_at}
 
@@ -19,8 +24,10 @@ _SORTS: Final = {"created_at": tables.SigningKey.created_at}
 class SigningKeyStore:
     """Reads and writes the signing_key table."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, fault_of: FaultOf) -> None:
+        """Set ``fault_of``: returns what is wrong with the ``public`` of a key, if anything is."""
         self._database = database
+        self._fault_of = fault_of
         self._known: tuple[list[dict[str, Any]], tuple[SigningKey, ...]] = ([], ())
         self._compromised = database.compile(
             tables.SigningKey.select(fn.COUNT(tables.SigningKey.kid)).where(
@@ -61,14 +68,14 @@ class SigningKeyStore:
         )
         rows, known = self._database.rows(query), self._known
         if rows != known[0]:
-            known = self._known = (rows, tuple(map(_signing_key, rows)))
+            known = self._known = (rows, tuple(map(self._signing_key, rows)))
         return known[1]
 
     def page(self, list_query: ListQuery) -> list[SigningKey]:
         """Return a page of keys."""
         key = tables.SigningKey
         query = lists.page(key.select(), list_query, key=key.kid, sorts=_SORTS, filters={})
-        return [_signing_key(row) for row in self._database.rows(query)]
+        return [self._signing_key(row) for row in self._database.rows(query)]
 
     def count(self, list_query: ListQuery) -> int:
         """Return the number of keys."""
@@ -115,18 +122,37 @@ class SigningKeyStore:
         rows = self._database.rows(query)
         return {row["name"]: frozenset(json.loads(row["kids"])) for row in rows}
 
+    def _signing_key(self, row: Mapping[str, Any]) -> SigningKey:
+        public = _public(row["public"])
+        return SigningKey(
+            kid=row["kid"],
+            algorithm=row["algorithm"],
+            state=_state(row),
+            public=public,
+            sealed=bytes(row["sealed"]),
+            published_at=row["published_at"],
+            active_from=row["active_from"],
+            retired_at=row["retired_at"],
+            created_at=row["created_at"],
+            gone_at=row["gone_at"],
+            when_seen=bool(row["when_seen"]),
+            fault=self._fault_of(row["kid"], row["algorithm"], public),
+        )
 
-def _signing_key(row: Mapping[str, Any]) -> SigningKey:
-    return SigningKey(
-        kid=row["kid"],
-        algorithm=row["algorithm"],
-        state=KeyState(row["state"]),
-        public=json.loads(row["public"]),
-        sealed=bytes(row["sealed"]),
-        published_at=row["published_at"],
-        active_from=row["active_from"],
-        retired_at=row["retired_at"],
-        created_at=row["created_at"],
-        gone_at=row["gone_at"],
-        when_seen=bool(row["when_seen"]),
-    )
+
+def _state(row: Mapping[str, Any]) -> KeyState:
+    try:
+        return KeyState(row["state"])
+    except ValueError:
+        # Whether such a key is stolen, say, is unknown.
+        reason = f"the signing key {row['kid']} is in no known state"
+        raise DatabaseDamaged("The database is damaged.", reason=reason) from None
+
+
+def _public(text: str) -> Mapping[str, str]:
+    """Return a public JWK, or an empty one if the text is none: others can still be used."""
+    try:
+        public = strict_json.parse(text)
+    except BadJson:
+        return {}
+    return public if isinstance(public, dict) else {}

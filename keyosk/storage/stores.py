@@ -19,7 +19,7 @@ from keyosk.storage.scope_uses import ScopeUseStore
 from keyosk.storage.second_factors import SecondFactorStore
 from keyosk.storage.services import ServiceStore
 from keyosk.storage.sessions import SessionStore
-from keyosk.storage.signing_keys import SigningKeyStore
+from keyosk.storage.signing_keys import FaultOf, SigningKeyStore
 from keyosk.storage.throttling import ThrottlingStore
 from keyosk.storage.verifications import VerificationStore
 from keyosk.storage.workloads import IssuerStore, WorkloadRuleStore
@@ -53,8 +53,8 @@ class Stores:
     workload_rules: WorkloadRuleStore
 
     @classmethod
-    def of(cls, database: Database) -> "Stores":
-        """Create all stores for a database."""
+    def of(cls, database: Database, *, fault_of_key: FaultOf) -> "Stores":
+        """Create all stores for a database; ``fault_of_key``: as for ``SigningKeyStore``."""
         return cls(
             accounts=AccountStore(database),
             activity=ActivityStore(database),
@@ -74,7 +74,7 @@ class Stores:
             second_factors=SecondFactorStore(database),
             services=ServiceStore(database),
             sessions=SessionStore(database),
-            signing_keys=SigningKeyStore(database),
+            signing_keys=SigningKeyStore(database, fault_of=fault_of_key),
             throttling=ThrottlingStore(database),
             verifications=VerificationStore(database),
             workload_rules=WorkloadRuleStore(database),
