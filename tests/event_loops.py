@@ -43,9 +43,10 @@ class EventLoop:
     async def _close_connections(self) -> None:
         """A server's ends with its process."""
         for database in self._databases:
-            used: Any = database._peewee.pipeline
-            if used is not None and used._session is not None:
-                used._session._close()
+            for used in (database._peewee.pipeline, database._peewee.write_pipeline):
+                session: Any = used and used._session
+                if session is not None:
+                    session._close()
 
     def at_once(
         self, *actions: Callable[[], T], in_one_turn: bool = True

@@ -7,17 +7,20 @@ where it would, so a route that is not in this list leaves as well.
 import base64
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
 from flask.testing import FlaskClient
 
+from event_loops import EventLoop
 from installed import Clock, installed, rows_of, with_todo
 from keyosk import app, delays
 from keyosk.credentials import api_key_format
 from keyosk.installation import Installation
 from keyosk.metrics import SharedCounts
 from keyosk.model import OPERATOR, Grant
+from keyosk.storage import pipeline
 from keyosk.web.application import is_instant, runs_in_loop
 from keyosk.web.middleware import LEAVE_LOOP
 from live import ADMIN_PASSWORD
@@ -177,22 +180,94 @@ def test_which_requests_the_loop_answers(
     environ = {"PATH_INFO": path, "REQUEST_METHOD": method}
     if header is not None:
         environ["HTTP_AUTHORIZATION"] = headers[header]
-    assert runs_in_loop(environ, reads_files=True, reads=lambda: True) is expected
+    assert runs_in_loop(environ, b"", reads_files=True, reads=lambda: True) is expected
     # Without a login, requests on PostgreSQL wait for each other's question. The key set waits no
     # longer than for a moment, and the loop has no limit.
     in_pipeline = expected and header is not None and path != "/auth/jwks"
-    assert runs_in_loop(environ, reads_files=False, reads=lambda: True) is in_pipeline
-    assert runs_in_loop(environ, reads_files=False, reads=lambda: False) is False
+    assert runs_in_loop(environ, b"", reads_files=False, reads=lambda: True) is in_pipeline
+    assert runs_in_loop(environ, b"", reads_files=False, reads=lambda: False) is False
     # A long body takes long to read.
     long = {**environ, "CONTENT_LENGTH": "65536"}
-    assert not runs_in_loop(long, reads_files=True, reads=lambda: True)
+    assert not runs_in_loop(long, b"", reads_files=True, reads=lambda: True)
+
+
+@table(
+    ("method", "path", "body", "expected"),
+    [
+        ("POST", "/auth/token", f"client_id=alice&client_secret=kysk_{'x' * 38}", True),
+        ("POST", "/auth/token", f"grant_type=refresh_token&refresh_token=kysr_{'x' * 86}", True),
+        ("POST", "/auth/token", f'{{"refresh_token": "kysr_{"x" * 86}"}}', True),
+        ("POST", "/auth/token", "client_id=alice&client_secret=a+password", False),
+        (
+            "POST",
+            "/auth/token",
+            "grant_type=urn%3Aietf&assertion=eyJhbGciOiJFUzI1NiJ9.e30.c2ln",
+            False,
+        ),
+        ("POST", "/auth/introspect", f"client_secret=kysk_{'x' * 38}&token=eyJ", True),
+        ("POST", "/auth/jwks", f"client_secret=kysk_{'x' * 38}", False),
+        ("PUT", "/auth/token", f"client_secret=kysk_{'x' * 38}", False),
+        ("POST", "/accounts", f"client_secret=kysk_{'x' * 38}", False),
+    ],
+)
+def test_a_login_in_a_body_is_answered_in_the_loop_where_nothing_is_hashed(
+    method: str, path: str, body: str, expected: bool
+) -> None:
+    environ = {"PATH_INFO": path, "REQUEST_METHOD": method}
+    for reads_files in (True, False):
+        answers = partial(runs_in_loop, environ, body.encode(), reads_files=reads_files)
+        assert answers(reads=lambda: True) is expected
+        assert answers(reads=lambda: False) is False
+    assert not runs_in_loop(
+        {**environ, "HTTP_AUTHORIZATION": "Basic eDp5"},
+        body.encode(),
+        reads_files=True,
+        reads=lambda: True,
+    )
+
+
+@pytest.mark.every_database
+def test_refreshes_of_one_turn_are_answered_in_the_loop(
+    keyosk: Installation, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_PAUSE", 0)
+    keyosk.services.change(OPERATOR, "todo", {"refresh_allowed": True})
+    web = client.application
+
+    def refreshed(token: str, environ: dict[str, Any]) -> str:
+        form = {"grant_type": "refresh_token", "refresh_token": token}
+        with web.test_client() as own:
+            response = own.post("/auth/token", data=form, environ_overrides=environ)
+            response.close()
+            assert response.status_code == 200, response.text
+            following: str = response.get_json()["refresh_token"]
+            return following
+
+    def begun() -> str:
+        form = {"scope": "offline_access"}
+        response = client.post("/auth/token", data=form, auth=("alice", PASSWORD))
+        response.close()  # the login is recorded then
+        token: str = response.get_json()["refresh_token"]
+        return token
+
+    tokens: list[Any] = [begun() for _ in range(5)]
+    with EventLoop() as loop:
+        loop.is_ready(keyosk.database)
+        for _ in range(3):  # on PostgreSQL threads open a connection to read, and one to write
+            loop.at_once(partial(refreshed, tokens[0], IN_LOOP))
+            tokens[0] = refreshed(tokens[0], {})
+        for _ in range(2):
+            before = set(tokens)
+            tokens = loop.at_once(*(partial(refreshed, token, IN_LOOP) for token in tokens))
+            assert all(isinstance(token, str) for token in tokens)
+            assert before.isdisjoint(tokens)
 
 
 def test_what_is_in_memory_is_answered_in_the_loop_whatever_the_database() -> None:
     live = {"PATH_INFO": "/health/live", "REQUEST_METHOD": "GET"}
-    assert runs_in_loop(live, reads_files=False, reads=lambda: False)
+    assert runs_in_loop(live, b"", reads_files=False, reads=lambda: False)
     assert runs_in_loop(
-        {**live, "HTTP_AUTHORIZATION": "Basic eDp5"}, reads_files=False, reads=lambda: False
+        {**live, "HTTP_AUTHORIZATION": "Basic eDp5"}, b"", reads_files=False, reads=lambda: False
     )
 
 

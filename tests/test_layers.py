@@ -64,7 +64,6 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
 # Imports inside functions: (module, what it imports) -> why it cannot stand at the top.
 LOCAL_IMPORTS: Final[Mapping[tuple[str, str], str]] = {
     ("storage.drivers", "keyosk.storage.postgresql.Postgresql"): "its driver is an extra",
-    ("storage.drivers", "keyosk.suspension.Suspendable"): "its library is part of that extra",
     ("__main__", "keyosk.cli"): "a failure of the import itself is told as others are",
     ("keys.hsm", "pkcs11"): "its driver is an extra",
     ("traces", "keyosk.traces.spans"): "its libraries are an extra",

@@ -180,6 +180,68 @@ def test_a_connection_from_before_an_outage_is_not_used(
     assert isinstance(loop.at_once(partial(echo(database), value=1))[0], Left)
 
 
+@pytest.fixture
+def add(database: Database, loop: EventLoop) -> Compiled:
+    """A statement that inserts a value, which must not be there before; checked at the commit."""
+    database.raw.execute_sql(
+        "CREATE TABLE number (value text UNIQUE DEFERRABLE INITIALLY DEFERRED)"
+    )
+    returned = (peewee.SQL("value"), peewee.fn.transaction_timestamp())
+    query = peewee.Table("number", ("value",)).insert(value=parameter("value"))
+    add = database.compile(query.returning(*returned), writes=True)
+    assert isinstance(loop.at_once(partial(add, value="wanted"))[0], Left)
+    add(value="from a thread, which opens the connection")
+    return add
+
+
+def test_what_one_turn_writes_is_one_transaction_and_committed_before_its_requests_go_on(
+    database: Database, loop: EventLoop, add: Compiled, url: str
+) -> None:
+    def write(value: str) -> tuple[Any, set[str]]:
+        rows = add(value=value)
+        with psycopg.connect(url) as other:
+            seen = other.execute("SELECT value FROM number").fetchall()
+        return rows, {value for (value,) in seen}
+
+    values = [f"{number}" for number in range(20)]
+    responses: list[Any] = loop.at_once(*(partial(write, value) for value in values))
+    for value, (rows, seen) in zip(values, responses, strict=True):
+        assert [value for value, _ in rows] == [value]
+        assert seen >= set(values)
+    assert len({moment for rows, _ in responses for _, moment in rows}) == 1
+
+
+def test_what_fails_at_the_commit_is_nobodys_success(
+    database: Database, loop: EventLoop, add: Compiled
+) -> None:
+    responses = loop.at_once(*(partial(add, value=value) for value in ("a", "same", "same", "b")))
+    assert all(isinstance(each, Left) for each in responses)
+    assert len(select(database, "value FROM number")()) == 1
+
+
+def test_nothing_is_read_behind_what_is_written(
+    database: Database, loop: EventLoop, add: Compiled, url: str
+) -> None:
+    ended: list[str] = []
+    same = echo(database)
+
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE number IN EXCLUSIVE MODE")
+
+        def write() -> None:
+            add(value="late")
+            ended.append("write")
+
+        def read() -> None:
+            for _ in range(3):
+                same(value=1)
+            ended.append("read")
+            other.rollback()
+
+        loop.at_once(write, read)
+    assert ended == ["read", "write"]
+
+
 def test_no_more_wait_than_a_few(database: Database, loop: EventLoop) -> None:
     same = echo(database)
     responses = loop.at_once(*(partial(same, value=1) for _ in range(pipeline._MOST + 3)))
@@ -324,6 +386,46 @@ def _response(responses: BinaryIO) -> tuple[int, bytes]:
     head = b"".join(iter(responses.readline, b"\r\n")).decode()
     [length] = re.findall(r"(?im)^content-length: (\d+)", head)
     return int(head.split()[1]), responses.read(int(length)).strip()
+
+
+@pytest.mark.slow
+def test_a_refresh_waits_for_no_other_session(server: LiveServer, url: str) -> None:
+    """The loop's transaction has several of them: it never waits for one that is locked."""
+    admin = server.admin()
+    service = {"name": "todo", "scopes": ["todo:read"], "refresh_allowed": True}
+    admin.post("/services", json=service).raise_for_status()
+    account = {"username": "alice", "password": PASSWORD, "grants": {"scopes": ["todo:read"]}}
+    admin.post("/accounts", json=account).raise_for_status()
+
+    def refreshed(token: str) -> str:
+        form = {"grant_type": "refresh_token", "refresh_token": token}
+        response = server.client().post("/auth/token", data=form)
+        assert response.status_code == 200, response.text
+        following: str = response.json()["refresh_token"]
+        return following
+
+    def begun() -> str:
+        asked = {"scope": "offline_access"}
+        response = server.client("alice", PASSWORD).post("/auth/token", data=asked)
+        token: str = response.json()["refresh_token"]
+        for _ in range(3):  # the loop has its connections then
+            token = refreshed(token)
+        return token
+
+    tokens = [begun() for _ in range(3)]
+    with psycopg.connect(url) as session, ThreadPoolExecutor(1) as pool:
+        [[locked]] = session.execute("SELECT max(id) FROM session").fetchall()  # the last one
+        session.execute("SELECT 1 FROM session WHERE id = %s FOR UPDATE", (locked,))
+        waiting = pool.submit(refreshed, tokens.pop())
+        with psycopg.connect(url, autocommit=True) as looking:
+            queries = "SELECT query FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            [[query]] = until(lambda: looking.execute(queries).fetchall())
+        assert query.startswith("SELECT")  # a thread, which locks the session first
+        for _ in range(5):
+            tokens = [refreshed(token) for token in tokens]
+        assert not waiting.done()
+        session.rollback()
+        refreshed(waiting.result())
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Refresh tokens: used once, the same again for a lost response, and never more than was begun."""
 
+import hashlib
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ from keyosk.installation import Installation
 from keyosk.keys.material import Safe
 from keyosk.model import OPERATOR, Grant, ListQuery
 from keyosk.permissions import entitlements
+from keyosk.storage import tables
+from keyosk.storage.database import Database
 from keyosk.tokens import refresh_token_format
 from keyosk.tokens.access_tokens import Token
 from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from live import Client, LiveServer, unique
 from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
+from waiting import until
 
 pytestmark = pytest.mark.every_database
 
@@ -172,6 +177,39 @@ def test_twenty_at_once_over_two_servers_and_a_restart(database_url: str, tmp_pa
         one.start()
         following = done(refresh(one.client(), successor))["refresh_token"]
         done(refresh(other.client(), following))
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_killed_server_has_stored_every_refresh_that_it_answered(
+    database_url: str, tmp_path: Path
+) -> None:
+    with LiveServer(database_url, tmp_path, workers="2") as server:
+        alice = make_person(server.admin(), f"{make_service(server.admin())}:read")
+        sessions = [[str(begin(alice)["refresh_token"])] for _ in range(12)]
+
+        def go_on(tokens: list[str]) -> None:
+            client = server.client()
+            with suppress(requests.ConnectionError):
+                while True:
+                    tokens.append(done(refresh(client, tokens[-1]))["refresh_token"])
+
+        with ThreadPoolExecutor(len(sessions)) as threads:
+            going = [threads.submit(go_on, tokens) for tokens in sessions]
+            until(lambda: min(map(len, sessions)) > 20)
+            server.kill()
+            for each in going:
+                each.result()
+    database = Database(database_url)
+    stored = {bytes(row["digest"]) for row in database.rows(tables.Session.select())}
+    database.close()
+    earlier = {digest(token) for tokens in sessions for token in tokens[:-1]}
+    assert stored.isdisjoint(earlier)
+    assert len(stored) == len(sessions)
+
+
+def digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 # --- Bounds ---------------------------------------------------------------------------------------

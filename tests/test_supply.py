@@ -114,7 +114,7 @@ def test_the_sbom_has_the_hash_of_every_file_that_the_lock_allows(sbom: dict[str
 
 def test_what_only_an_extra_needs_is_optional_in_the_sbom(sbom: dict[str, Any]) -> None:
     optional = {each["name"] for each in sbom["components"] if each["scope"] == "optional"}
-    postgresql = {"psycopg", "psycopg-binary", "tzdata", "greenlet"}
+    postgresql = {"psycopg", "psycopg-binary", "tzdata"}
     traces = {each for each in optional if each.startswith("opentelemetry-")}
     traces |= {"googleapis-common-protos", "protobuf", "wrapt"}
     traces |= {"requests", "urllib3", "charset-normalizer", "certifi"}

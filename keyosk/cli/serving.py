@@ -1,6 +1,7 @@
 """The work of ``keyosk serve``, and setting up what is missing."""
 
 import logging
+import operator
 import os
 import socket
 import threading
@@ -22,11 +23,12 @@ from keyosk.console import application as console
 from keyosk.errors import DatabaseTooNew, DatabaseUnusable, Unavailable
 from keyosk.installation import Installation
 from keyosk.metrics import Metrics, SharedCounts, release
-from keyosk.server import BOOT_ERROR, Certificate, Hooks, LineHandler, Options
+from keyosk.server import BOOT_ERROR, Certificate, Environ, Hooks, LineHandler, Options, Start
 from keyosk.server import serve as run_server
-from keyosk.storage import drivers, schema
+from keyosk.storage import schema
 from keyosk.storage.outage import OutageLog, SharedOutage
 from keyosk.storage.shared_clock import SharedClock
+from keyosk.suspension import Suspendable
 from keyosk.web import application
 from keyosk.web.metrics import MetricsPage
 from keyosk.web.middleware import SECURITY_HEADERS
@@ -109,17 +111,30 @@ def _options(
         streams=application.STREAMS,
         slow=lambda environ: application.is_slow(environ) or console.is_slow(environ),
         instant=application.is_instant,
-        in_loop=partial(
-            application.runs_in_loop,
+        in_loop=_in_loop(
             reads_files=configuration.database_url.startswith("sqlite:"),
             reads=starting.reads_in_loop,
         ),
-        start_in_loop=drivers.loop_starter(configuration.database_url),
         shutdown_delay=configuration.shutdown_delay,
         error_headers=SECURITY_HEADERS,
         log_level=configuration.log_level,
         formatter=logs.formatter(configuration.log_format),
     )
+
+
+def _in_loop(
+    *, reads_files: bool, reads: Callable[[], bool]
+) -> Callable[[Environ, bytes], Start | None]:
+    """Return what ``Options.in_loop`` is; the parameters are those of ``runs_in_loop``."""
+    suspended = Suspendable().run
+
+    def start(environ: Environ, body: bytes) -> Start | None:
+        if not application.runs_in_loop(environ, body, reads_files=reads_files, reads=reads):
+            return None
+        # A file is read at once, so only what writes is suspended: to be ready for it takes 5 us.
+        return operator.call if reads_files and not application.may_write(body) else suspended
+
+    return start
 
 
 def _prepare_or_wait(configuration: Config, address: str, outage_log: OutageLog) -> bool:

@@ -31,7 +31,7 @@ from keyosk.server.logs import (
     ServerLogger,
     TextFormatter,
 )
-from keyosk.server.options import Environ, Hooks, Options
+from keyosk.server.options import Environ, Hooks, Options, Start
 from keyosk.server.tls import BadPair, Certificate
 from keyosk.server.worker import LEAVE, SIGNALS, Worker
 
@@ -45,6 +45,7 @@ __all__ = [
     "LineHandler",
     "LogStream",
     "Options",
+    "Start",
     "TextFormatter",
     "Worker",
     "serve",

@@ -106,8 +106,11 @@ class Server:
     def run(self, call: Call) -> bool:
         """Run a request in the right thread or in the loop; returns False if too many wait."""
         options = self.options
-        if call.upload is None and options.in_loop and options.in_loop(call.environ):
-            options.start_in_loop(functools.partial(self._run_in_loop, call))
+        start = None
+        if call.upload is None and options.in_loop:
+            start = options.in_loop(call.environ, call.body)
+        if start is not None:
+            start(functools.partial(self._run_in_loop, call))
             return True
         return self._give_to_thread(call)
 

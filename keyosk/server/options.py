@@ -1,6 +1,5 @@
 """The options and hooks of `serve`."""
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,8 @@ from keyosk.server.logs import JsonFormatter
 from keyosk.server.tls import Certificate
 
 Environ = dict[str, Any]
+#: Starts something, as a function to call.
+Start = Callable[[Callable[[], None]], object]
 
 
 def _nothing(*_: object) -> None:
@@ -63,13 +64,13 @@ class Options:
     # Requests that never wait long, such as those that do not need a database that hangs. They have
     # their own thread.
     instant: Callable[[Environ], bool] | None = None
-    # Which requests the event loop answers itself, by calling the application: those that hardly
-    # ever wait for anything. Where one would (for a lock, a disk, another machine) the application
-    # calls `environ["server.leave_loop"]`, which hands it over to a thread as hand_over does.
-    in_loop: Callable[[Environ], bool] | None = None
-    # Starts one of them, as a function to call. It may return before that has ended, if the
-    # application has it suspended and resumed later by the event loop.
-    start_in_loop: Callable[[Callable[[], None]], object] = operator.call
+    # Which requests (environ and body) the event loop answers itself, by calling the application:
+    # those that hardly ever wait for anything. Where one would (for a lock, a disk, another
+    # machine) the application calls `environ["server.leave_loop"]`, which hands it over to a thread
+    # as hand_over does. It returns what starts the request, which is a function to call; that may
+    # return before the request has ended, if the application has it suspended and resumed later by
+    # the event loop. None for a thread.
+    in_loop: Callable[[Environ, bytes], Start | None] | None = None
 
     server_name: str = "keyosk"  # SECURITY: the Server header; it tells no version
     error_headers: Sequence[tuple[str, str]] = (("X-Content-Type-Options", "nosniff"),)

@@ -136,7 +136,7 @@ class Call:
         self.environ = environ
         self.client = client
         self.upload = upload
-        self._body = bytes(request.body)
+        self.body = bytes(request.body)
         self._log = log
         self._is_head = request.method == "HEAD"
         self._is_modern = request.version == "1.1"
@@ -188,7 +188,7 @@ class Call:
 
     def _call(self, application: Any, *, may_take_long: bool) -> Iterable[bytes]:
         environ = {**self.environ, HOLD: self._wait}  # of its own: this may be the first of two
-        body: io.IOBase = io.BytesIO(self._body)
+        body: io.IOBase = io.BytesIO(self.body)
         environ["wsgi.input"] = (
             body if self.upload is None else io.BufferedReader(self.upload, PIECE)
         )

@@ -1,11 +1,13 @@
-"""Reads of the event loop from PostgreSQL, over one connection, without waiting.
+"""Statements of the event loop for PostgreSQL, over one connection, without waiting.
 
-What requests read in one turn of the loop is sent together (libpq's pipeline mode), and the rows
-arrive together: no thread wakes another, and a few system calls serve all of them.
+What requests send in one turn of the loop is sent together (libpq's pipeline mode), and the rows
+arrive together: no thread wakes another, and a few system calls serve all of them. It is one
+transaction, so what they write waits for the disk once.
 
 SECURITY: there is one reaction to whatever goes wrong. The connection is closed, and the requests
 that wait for it begin again in threads, whose connections know about outages and errors. So only
-what may run twice is read here.
+what may run twice is sent here. And what is written must not wait for the locks of others: two
+transactions that each write several rows could wait for each other.
 """
 
 import asyncio
@@ -32,8 +34,6 @@ _PAUSE: Final = 1.0  # seconds between two tries to open a connection
 #: Seconds without a response until threads ask instead. They wait for longer, and on connections of
 #: their own: behind this one, all wait for the first that is slow.
 _PATIENCE: Final = 2.0
-#: The results of preparing a statement, and of the end of what was sent together.
-_NO_ROWS: Final = (ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC)
 
 
 class Pipeline:
@@ -126,6 +126,8 @@ class _Session:
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._numbers = count()
         self._is_sending = False
+        #: The rows of what was sent together, so far.
+        self._rows: list[list[Row]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._is_open = True
         self._pgconn.nonblocking = 1
@@ -183,14 +185,19 @@ class _Session:
             self._pgconn.consume_input()
             while self.waiting and not self._pgconn.is_busy():
                 result = self._pgconn.get_result()
-                if result is None or result.status in _NO_ROWS:
+                if result is None or result.status == ExecStatus.COMMAND_OK:  # it was prepared
+                    continue
+                if result.status == ExecStatus.PIPELINE_SYNC:  # it is committed
+                    arrived, self._rows = self._rows, []
+                    for rows in arrived:
+                        self._resume(rows)
                     continue
                 if result.status != ExecStatus.TUPLES_OK:
                     self._close()
                     return
                 self._responded = self._loop.time()
                 self._values.set_pgresult(result)
-                self._resume(self._values.load_rows(0, result.ntuples, tuple))
+                self._rows.append(self._values.load_rows(0, result.ntuples, tuple))
         except psycopg.Error:
             self._close()
 

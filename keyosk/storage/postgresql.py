@@ -300,6 +300,8 @@ class Postgresql(peewee.PostgresqlDatabase):
         super().__init__("postgresql", prefer_psycopg3=True, **parameters)
         #: For the event loop, which has no connection but this.
         self.pipeline = Pipeline(self._connect, outage)  # type: ignore[attr-defined]
+        #: Another, so that nothing is read behind a commit that waits for the disk.
+        self.write_pipeline = Pipeline(self._connect, outage)  # type: ignore[attr-defined]
 
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction; behind a pooler, with the settings that it needs."""

@@ -30,19 +30,24 @@ class SessionStore:
                 session.select().where(session.id == parameter("id")).for_update(), repeatable=False
             )
         )
+        unchanged: Any = (
+            (session.id == parameter("id"))
+            & (session.digest == parameter("known_digest"))
+            & (session.tokens == parameter("known_tokens"))
+        )
+        if not database.is_sqlite:
+            # In a pipeline it must not wait for others; whoever has locked the session changes it.
+            found = session.select(session.id).where(unchanged)
+            unchanged = session.id == found.for_update(skip_locked=True)
         self._rotate = database.compile(
             session.update(
                 digest=parameter("digest"),
                 tokens=parameter("tokens"),
                 rotated_at=parameter("rotated_at"),
             )
-            .where(
-                (session.id == parameter("id"))
-                & (session.digest == parameter("known_digest"))
-                & (session.tokens == parameter("known_tokens"))
-            )
+            .where(unchanged)
             .returning(session.id),
-            repeatable=False,
+            writes=True,
         )
 
     @for_login()

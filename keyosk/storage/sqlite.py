@@ -23,8 +23,9 @@ _PRAGMAS: Final = {
 class Sqlite(peewee.SqliteDatabase):
     """A SQLite database by the path of its file."""
 
-    #: The event loop reads the file itself.
+    #: The event loop reads the file itself, and writes by ``GroupCommit``.
     pipeline: Final = None
+    write_pipeline: Final = None
 
     def __init__(self, path: Path) -> None:
         # Only ``files.create`` creates one: SQLite would put an empty one in place of a file that

@@ -363,13 +363,14 @@ class TokenIssuer:
         ``client_id`` identify the caller, if the request does. Raises ``InvalidGrant``,
         ``InvalidScope``, ``InvalidTarget``.
         """
-        delays.before_waiting()
         use = self._sessions.find(text)
         session = use.session
         try:
             principal = self._authentication.resume(use.principal, address=address)
         except BadCredentials:
             raise InvalidGrant("The login that began this session is no longer valid.") from None
+        if not self._authentication.is_use_recorded(principal):
+            delays.before_waiting()  # for the time after the response, and before it is rotated
         if by is not None and by.account_id != session.account_id:
             raise InvalidGrant("The refresh token belongs to another account.")
         if client_id is not None and not usernames.is_same(client_id, principal.username):

@@ -27,6 +27,7 @@ from keyosk.web import (
     addresses,
     authorization,
     browsers,
+    client_authentication,
     documentation,
     errors,
     forward,
@@ -334,16 +335,16 @@ def is_instant(environ: Mapping[str, Any]) -> bool:
 
 
 def runs_in_loop(
-    environ: Mapping[str, Any], *, reads_files: bool, reads: Callable[[], bool]
+    environ: Mapping[str, Any], body: bytes, *, reads_files: bool, reads: Callable[[], bool]
 ) -> bool:
     """Return whether a request rarely waits, so that the event loop handles it without a thread.
 
     These are requests that are answered from memory, and those without a password that read a few
-    rows, if ``reads()`` says that this holds up nothing else: moving them to a thread and back
-    costs more than the rest. If one has to wait after all, it leaves the loop (``delays``).
-    ``reads_files``: the rows are in a SQLite file. Elsewhere those without a login wait for each
-    other's question to the database, in threads; so do those for the key set, whatever they carry,
-    because the loop would wait for a database that hangs.
+    rows, or refresh a token, if ``reads()`` says that this holds up nothing else: moving them to a
+    thread and back costs more than the rest. If one has to wait after all, it leaves the loop
+    (``delays``). ``reads_files``: the rows are in a SQLite file. Elsewhere those without a login
+    wait for each other's question to the database, in threads; so do those for the key set,
+    whatever they carry, because the loop would wait for a database that hangs.
     """
     path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
     authorization_header = environ.get("HTTP_AUTHORIZATION")
@@ -354,13 +355,21 @@ def runs_in_loop(
         return False
     if len(environ.get("CONTENT_LENGTH", "")) >= _SHORT_LENGTH or path in _STREAMING:
         return False
-    if authorization_header is None or is_instant(environ):
-        return reads_files and method in ("GET", "HEAD")
-    if method not in ("GET", "HEAD", "POST") or not authorization.needs_no_hash(
-        authorization_header
-    ):
+    if method not in ("GET", "HEAD", "POST"):
         return False
-    return reads()
+    if is_instant(environ) or (authorization_header is None and method != "POST"):
+        return reads_files and method != "POST"
+    needs_no_hash = (
+        client_authentication.needs_no_hash(body)
+        if authorization_header is None
+        else authorization.needs_no_hash(authorization_header)
+    )
+    return needs_no_hash and reads()
+
+
+def may_write(body: bytes) -> bool:
+    """Return whether a request of ``runs_in_loop`` may write: it seems to refresh a token."""
+    return client_authentication.has_refresh_token(body)
 
 
 def is_slow(environ: Mapping[str, Any]) -> bool:

@@ -8,10 +8,11 @@ from typing import Final
 
 from flask import request
 
-from keyosk.credentials import presented, usernames
+from keyosk.credentials import api_key_format, presented, usernames
 from keyosk.errors import InvalidRequest
 from keyosk.installation import Installation
 from keyosk.model import Principal
+from keyosk.tokens import refresh_token_format
 from keyosk.web import access, authorization, browsers, parameters
 
 SECRET: Final = "client_secret"  # noqa: S105  # the parameter's name
@@ -22,6 +23,19 @@ _JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _NOT_TAKEN: Final = frozenset({"password", _ASSERTION, _ASSERTION_TYPE})
 
 _OF_ASSERTION: Final = frozenset({_ASSERTION, _ASSERTION_TYPE})
+
+_API_KEY: Final = api_key_format.PREFIX.encode()
+_REFRESH_TOKEN: Final = refresh_token_format.PREFIX.encode()
+
+
+def needs_no_hash(body: bytes) -> bool:
+    """Return whether a body seems to have an API key or a refresh token, by a quick look."""
+    return _API_KEY in body or has_refresh_token(body)
+
+
+def has_refresh_token(body: bytes) -> bool:
+    """Return whether a body seems to have a refresh token, by a quick look."""
+    return _REFRESH_TOKEN in body
 
 
 def login(installation: Installation, params: Mapping[str, str]) -> Principal:
