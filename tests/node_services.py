@@ -14,7 +14,7 @@ from pathlib import Path
 import node_modules
 import waiting
 from live import Client, LiveServer, free_port
-from people import done
+from people import ok
 from processes import execute
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +113,7 @@ def make_todo(admin: Client) -> None:
     """The service that the documents protect."""
     if admin.get("/services/todo").status_code == 404:
         body = {"name": "todo", "scopes": ["todo:read", "todo:write"]}
-        done(admin.post("/services", json=body), 201)
+        ok(admin.post("/services", json=body), 201)
 
 
 def verdicts(server: LiveServer, folder: Path, snippet: Snippet, *more: str) -> dict[str, str]:

@@ -44,7 +44,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 def token_of(person: Person, secret: str = PASSWORD, **parameters: Any) -> str:
     """A token that a secret of the person gets."""
-    text: str = done(person.login(secret).post("/auth/token", data=parameters))["access_token"]
+    text: str = ok(person.login(secret).post("/auth/token", data=parameters))["access_token"]
     return text
 
 
@@ -53,12 +53,12 @@ def make_person(by: Client, *scopes: Any, roles: tuple[Any, ...] = ()) -> Person
     username = live.unique("person")
     grants = {"scopes": list(scopes), "roles": list(roles)}
     body = {"username": username, "password": PASSWORD, "grants": grants}
-    return Person(by.url, done(by.post("/accounts", json=body), 201)["id"], username)
+    return Person(by.url, ok(by.post("/accounts", json=body), 201)["id"], username)
 
 
 def make_account(by: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:
     """A new account as the API shows it."""
-    account: dict[str, Any] = done(
+    account: dict[str, Any] = ok(
         by.post("/accounts", json={"username": live.unique(stem), **fields}), 201
     )
     return account
@@ -66,7 +66,7 @@ def make_account(by: Client, stem: str = "account", **fields: Any) -> dict[str, 
 
 def make_key(by: Client, person: Person, **fields: Any) -> tuple[str, str]:
     """A new API key of the person: its id and its secret."""
-    api_key = done(by.post(f"{person.path}/api-keys", json={"name": "a key", **fields}), 201)
+    api_key = ok(by.post(f"{person.path}/api-keys", json={"name": "a key", **fields}), 201)
     return api_key["id"], api_key["secret"]
 
 
@@ -74,19 +74,19 @@ def make_service(by: Client, *verbs: str, **fields: Any) -> str:
     """A new service with the scopes ``<name>:read`` and ``<name>:write``, or of other verbs."""
     name = live.unique("todo")
     scopes = [f"{name}:{verb}" for verb in verbs or ("read", "write")]
-    done(by.post("/services", json={"name": name, "scopes": scopes, **fields}), 201)
+    ok(by.post("/services", json={"name": name, "scopes": scopes, **fields}), 201)
     return name
 
 
 def make_role(by: Client, *scopes: str) -> str:
     """A new role of these scopes."""
     name = live.unique("role")
-    done(by.post("/roles", json={"name": name, "scopes": list(scopes)}), 201)
+    ok(by.post("/roles", json={"name": name, "scopes": list(scopes)}), 201)
     return name
 
 
-def done(response: requests.Response, status: int = 200) -> Any:
-    """The body of a response that must have this status."""
+def ok(response: requests.Response, status: int = 200) -> Any:
+    """The body of a response that must have this status, one of success."""
     assert response.status_code == status, (
         f"{response.request.method} {response.url}: {response.text}"
     )

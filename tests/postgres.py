@@ -186,8 +186,8 @@ class PostgresServer:
     def tool(self, name: str, *arguments: str) -> None:
         """Run one of PostgreSQL's own programs."""
         command = [str(self._programs / name), *arguments]
-        done = execute(command, env=_environment())
-        assert done.returncode == 0, done.stderr
+        result = execute(command, env=_environment())
+        assert result.returncode == 0, result.stderr
 
     def restart(self) -> None:
         """Start it again, on its port and its data."""
@@ -216,9 +216,9 @@ class PostgresServer:
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
         if not self._durable:
             options.append("--no-sync")
-        done = execute([*command, *options], **self._process())
-        if done.returncode:
-            raise PostgresUnavailableError(f"initdb failed: {done.stderr or done.stdout}")
+        result = execute([*command, *options], **self._process())
+        if result.returncode:
+            raise PostgresUnavailableError(f"initdb failed: {result.stderr or result.stdout}")
         (self._data / "data" / "pg_hba.conf").write_text(_ACCESS)
 
     def _start(self) -> None:
@@ -386,7 +386,7 @@ def _candidates() -> Iterator[Path]:
 
 def _runs(programs: Path, identity: Mapping[str, Any]) -> bool:
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [programs / "initdb", "--version"],
             capture_output=True,
             check=False,
@@ -396,7 +396,7 @@ def _runs(programs: Path, identity: Mapping[str, Any]) -> bool:
         )
     except OSError:
         return False
-    return done.returncode == 0
+    return result.returncode == 0
 
 
 def _free_port() -> int:

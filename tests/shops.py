@@ -6,7 +6,7 @@ import jwt
 import requests
 
 from live import Client, LiveServer, unique
-from people import done
+from people import ok
 from platforms import AUDIENCE, Platform
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -32,7 +32,7 @@ class Shop:
         self.service = unique("shop")
         self.read, self.write = f"{self.service}:read", f"{self.service}:write"
         body = {"name": self.service, "scopes": [self.read, self.write], "accepts": "any"}
-        done(admin.post("/services", json=body), 201)
+        ok(admin.post("/services", json=body), 201)
         self.account = self.machine()
         self.issuer = unique("ci")
         self.trust(**fields)
@@ -42,7 +42,7 @@ class Shop:
         username = unique("deployer")
         grants = {"scopes": [self.read, self.write]}
         body = {"username": username, "kind": "machine", "grants": grants}
-        done(self.admin.post("/accounts", json=body), 201)
+        ok(self.admin.post("/accounts", json=body), 201)
         return username
 
     def trust(self, **fields: Any) -> None:
@@ -55,13 +55,11 @@ class Shop:
             "allow_private": True,
             **fields,
         }
-        done(self.admin.post("/issuers", json=body), 201)
+        ok(self.admin.post("/issuers", json=body), 201)
 
     def rule(self, name: str, claims: dict[str, Any], **fields: Any) -> dict[str, Any]:
         body = {"name": name, "claims": claims, "account": self.account, **fields}
-        rule: dict[str, Any] = done(
-            self.admin.post(f"/issuers/{self.issuer}/rules", json=body), 201
-        )
+        rule: dict[str, Any] = ok(self.admin.post(f"/issuers/{self.issuer}/rules", json=body), 201)
         return rule
 
     def change(self, **patch: Any) -> requests.Response:
@@ -83,12 +81,12 @@ class Shop:
 
     def report(self, token: str) -> dict[str, Any]:
         body = {"assertion": token}
-        report: dict[str, Any] = done(self.admin.post(f"/issuers/{self.issuer}/test", json=body))
+        report: dict[str, Any] = ok(self.admin.post(f"/issuers/{self.issuer}/test", json=body))
         return report
 
 
 def claims_of(response: requests.Response) -> dict[str, Any]:
     claims: dict[str, Any] = jwt.decode(
-        done(response)["access_token"], options={"verify_signature": False}
+        ok(response)["access_token"], options={"verify_signature": False}
     )
     return claims

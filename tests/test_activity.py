@@ -10,7 +10,7 @@ from keyosk.errors import KeyoskError
 from keyosk.installation import Installation
 from keyosk.model import Node
 from live import ADMIN_PASSWORD, Client, LiveServer
-from people import done, make_person
+from people import make_person, ok
 from tables import table
 from waiting import until
 
@@ -116,13 +116,13 @@ def test_a_server_writes_by_itself(server: LiveServer, admin: Client) -> None:
     assert make_person(admin).login().post("/auth/token").status_code == 200
 
     def is_written() -> bool:
-        items = done(admin.get("/activity"))["items"]
+        items = ok(admin.get("/activity"))["items"]
         return any(item["tokens_issued"] > 0 for item in items)
 
     until(is_written, pause=0.2)
     # Another test may have had a server of its own on this database.
     port = server.url.rsplit(":", 1)[1]
-    [node] = [each for each in done(admin.get("/nodes"))["items"] if each["name"].endswith(port)]
+    [node] = [each for each in ok(admin.get("/nodes"))["items"] if each["name"].endswith(port)]
     assert node["is_up"] is True
 
 

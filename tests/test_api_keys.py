@@ -9,7 +9,7 @@ import pytest
 
 from keyosk.credentials import api_key_format
 from live import Client, LiveServer
-from people import can_log_in, done, make_account, make_service, problem
+from people import can_log_in, make_account, make_service, ok, problem
 from tables import table
 
 PASSWORD = "seven quiet herons wade"
@@ -19,7 +19,7 @@ PAST = "2020-01-01T00:00:00Z"
 
 def make_key(admin: Client, account: dict[str, Any], **fields: Any) -> dict[str, Any]:
     path, body = f"/accounts/{account['id']}/api-keys", {"name": "a key", **fields}
-    created: dict[str, Any] = done(admin.post(path, json=body), 201)
+    created: dict[str, Any] = ok(admin.post(path, json=body), 201)
     return created
 
 
@@ -210,9 +210,9 @@ def test_a_scope_that_exists_may_limit_a_key_before_its_account_holds_it(
     key = make_key(admin, owner, scopes=[f"{service}:later"] * 2)
     assert key["scopes"] == [f"{service}:later"]  # twice is once
     login = server.client(owner["username"], key["secret"])
-    assert done(login.post("/auth/token"))["scope"] == ""
+    assert ok(login.post("/auth/token"))["scope"] == ""
     admin.put(f"/accounts/{owner['id']}/grants", json={"scopes": [f"{service}:later"]})
-    assert done(login.post("/auth/token"))["scope"] == f"{service}:later"
+    assert ok(login.post("/auth/token"))["scope"] == f"{service}:later"
 
 
 def test_a_key_is_found_under_its_own_account_only(

@@ -813,9 +813,9 @@ def test_the_page_s_example_works_as_the_page_says(operator: LiveServer) -> None
     planned = operator.run("apply", "--plan", "state.yaml")
     assert planned.returncode == 3, planned.stderr
     assert planned.stdout.endswith("6 to create, 1 to change.\n")
-    done = operator.run("apply", "state.yaml")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("6 created, 1 changed.\n")
+    result = operator.run("apply", "state.yaml")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("6 created, 1 changed.\n")
     again = operator.run("apply", "--plan", "state.yaml")
     assert (again.returncode, again.stdout) == (0, "Nothing to do.\n")
     assert (operator.run("apply", "state.yaml").stdout) == "Nothing to do.\n"
@@ -857,8 +857,8 @@ def test_a_plan_for_programs(operator: LiveServer) -> None:
         ("create", "role", "editor"),
         ("create", "account", "alice"),
     ]
-    done = operator.run("apply", "--json", "-", text=state)
-    assert (done.returncode, json.loads(done.stdout)["changes"]) == (0, changes)
+    result = operator.run("apply", "--json", "-", text=state)
+    assert (result.returncode, json.loads(result.stdout)["changes"]) == (0, changes)
     nothing = operator.run("apply", "--plan", "--json", "-", text=state)
     assert (nothing.returncode, json.loads(nothing.stdout)) == (0, {"changes": []})
     pruned = operator.run("apply", "-", text="owner: ops\nprune: true\n")

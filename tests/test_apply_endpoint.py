@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from live import Client, LiveServer, unique
-from people import assert_refused, done, make_key, make_person, make_role, make_service
+from people import assert_refused, make_key, make_person, make_role, make_service, ok
 from tables import table
 
 ADMIN = "keyosk:admin"
@@ -14,7 +14,7 @@ SERVICES = "keyosk:services:write"
 
 
 def applied(by: Client, query: str = "", **manifest: Any) -> Any:
-    return done(by.post(f"/apply{query}", json=manifest))
+    return ok(by.post(f"/apply{query}", json=manifest))
 
 
 def fresh() -> dict[str, Any]:
@@ -27,7 +27,7 @@ def test_a_manifest_is_applied_once_and_then_there_is_nothing_to_do(admin: Clien
     [step] = applied(admin, **manifest)["changes"]
     name = manifest["services"][0]["name"]
     assert (step["action"], step["kind"], step["name"]) == ("create", "service", name)
-    assert done(admin.get(f"/services/{name}"))["audience"] == name
+    assert ok(admin.get(f"/services/{name}"))["audience"] == name
     assert applied(admin, **manifest) == {"changes": []}
 
 
@@ -46,7 +46,7 @@ def test_a_dry_run_under_an_idempotency_key_does_nothing_either(admin: Client) -
     key = {"Idempotency-Key": unique("key")}
     for _ in range(2):
         response = admin.post("/apply?dry_run=true", json=manifest, headers=key)
-        assert len(done(response)["changes"]) == 1
+        assert len(ok(response)["changes"]) == 1
         assert "Idempotency-Replayed" not in response.headers
         assert admin.get(f"/services/{name}").status_code == 404
 
@@ -56,8 +56,8 @@ def test_a_manifest_that_is_sent_again_under_its_key_gets_the_first_answer(admin
     first = admin.post("/apply", json=manifest, headers=key)
     again = admin.post("/apply", json=manifest, headers=key)
     assert again.headers["Idempotency-Replayed"] == "true"
-    assert done(first) == done(again)
-    assert len(done(again)["changes"]) == 1
+    assert ok(first) == ok(again)
+    assert len(ok(again)["changes"]) == 1
 
 
 def test_what_is_wrong_is_told_all_at_once_by_its_path_and_nothing_is_done(admin: Client) -> None:
@@ -127,7 +127,7 @@ def test_nobody_who_is_not_logged_in_may_apply_anything(server: LiveServer) -> N
 @pytest.mark.attack
 def test_nobody_learns_by_there_being_nothing_to_do_what_they_may_not_see(admin: Client) -> None:
     secret = make_person(admin)
-    done(admin.patch(secret.path, json={"display_name": "Secret"}))
+    ok(admin.patch(secret.path, json={"display_name": "Secret"}))
     curious = make_person(admin, SERVICES).login()
     for name in ("Secret", "Other"):
         account = {"username": secret.username, "display_name": name}
@@ -189,7 +189,7 @@ def test_no_manifest_gets_at_an_account_above_its_sender_or_their_own_grants(adm
         {"grants": [{"account": person.username, "roles": [make_role(admin, ACCOUNTS)]}]},
     ):
         assert_refused(person.login().post("/apply", json=manifest), "refused_by_rule")
-    assert done(admin.get(above.path))["enabled"]
+    assert ok(admin.get(above.path))["enabled"]
 
 
 @pytest.mark.attack
@@ -213,7 +213,7 @@ def test_who_may_not_see_accounts_is_not_told_who_uses_it(admin: Client) -> None
     assert holder.username not in response.text
     assert "Repeat with force to remove it." in response.text
     assert len(applied(person.login(), "?force=true", **manifest)["changes"]) == 1
-    assert done(admin.get(f"{holder.path}/grants"))["scopes"] == []
+    assert ok(admin.get(f"{holder.path}/grants"))["scopes"] == []
 
 
 def test_every_change_is_in_the_audit_log_under_the_name_of_who_applied_it(admin: Client) -> None:
@@ -230,5 +230,5 @@ def test_a_manifest_that_takes_rights_says_by_when_and_its_dry_run_does_not(admi
     manifest = {"accounts": [{"username": make_person(admin).username, "enabled": False}]}
     for query, takes in (("?dry_run=true", False), ("", True), ("", False)):
         response = admin.post(f"/apply{query}", json=manifest)
-        assert ("effective_at_latest" in done(response)) is takes
+        assert ("effective_at_latest" in ok(response)) is takes
         assert ("Effective-At-Latest" in response.headers) is takes

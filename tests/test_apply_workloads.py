@@ -11,7 +11,7 @@ from keyosk.errors import Invalid
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from live import Client, LiveServer, unique
-from people import assert_refused, done, make_key, make_person
+from people import assert_refused, make_key, make_person, ok
 from test_apply import actions, apply, manifest, manifest_fields, plan
 
 pytestmark = pytest.mark.every_database
@@ -219,14 +219,14 @@ def made(admin: Client) -> dict[str, Any]:
         "issuers": [{**ISSUER, "name": name, "issuer": f"https://{name}.example.com"}],
         "rules": [{**RULE, "issuer": name, "account": account, "scopes": [scope]}],
     }
-    assert len(done(admin.post("/apply", json=manifest))["changes"]) == 4
+    assert len(ok(admin.post("/apply", json=manifest))["changes"]) == 4
     return manifest
 
 
 def test_a_dry_run_tells_what_changes(admin: Client, made: dict[str, Any]) -> None:
-    assert done(admin.post("/apply", json=made)) == {"changes": []}
+    assert ok(admin.post("/apply", json=made)) == {"changes": []}
     [rule] = made["rules"]
-    changes = done(
+    changes = ok(
         admin.post(
             "/apply?dry_run=true",
             json={"rules": [{**rule, "claims": {"repository_id": "1"}, "expires_at": None}]},
@@ -241,7 +241,7 @@ def test_a_dry_run_tells_what_changes(admin: Client, made: dict[str, Any]) -> No
             "after": {"claims": {"repository_id": "1"}},
         }
     ]
-    assert done(admin.get(f"/issuers/{rule['issuer']}/rules/deploy"))["claims"] == rule["claims"]
+    assert ok(admin.get(f"/issuers/{rule['issuer']}/rules/deploy"))["claims"] == rule["claims"]
 
 
 @pytest.mark.attack

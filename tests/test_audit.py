@@ -28,7 +28,7 @@ from keyosk.model import ADMIN, OPERATOR, Account, Caller, CredentialKind, Grant
 from keyosk.storage.audit import AuditStore
 from keyosk.storage.tables import AuditRow as AuditRowTable
 from live import Client, LiveServer
-from people import PASSWORD, assert_refused, done, make_key, make_person, make_role, make_service
+from people import PASSWORD, assert_refused, make_key, make_person, make_role, make_service, ok
 
 # Part of `make test-long`.
 pytestmark = [pytest.mark.slow, pytest.mark.every_database]
@@ -44,7 +44,7 @@ def trail(client: Client, **filters: Any) -> list[Any]:
     path = "/audit"
     while path:
         page = client.get(path, params={"limit": 200, **filters} if path == "/audit" else None)
-        items += done(page)["items"]
+        items += ok(page)["items"]
         path = page.links.get("next", {}).get("url", "")
     return items
 
@@ -59,7 +59,7 @@ def row_of(client: Client, response: requests.Response, action: str) -> Any:
 
 @pytest.fixture(scope="module")
 def admin_id(admin: Client) -> str:
-    account_id: str = done(admin.get("/accounts/me"))["id"]
+    account_id: str = ok(admin.get("/accounts/me"))["id"]
     return account_id
 
 
@@ -99,7 +99,7 @@ def test_by_api_key_the_row_has_the_id_of_the_key(admin: Client) -> None:
     key, secret = make_key(admin, person)
     for client in (person.login(secret), person.bearer(secret)):
         response = client.post("/accounts", json={"username": live.unique("by-key")})
-        done(response, 201)
+        ok(response, 201)
         row = row_of(admin, response, "account.create")
         assert (row["actor"], row["credential"]) == (person.id, key)
 
@@ -215,8 +215,8 @@ def test_what_changes_nothing_leaves_no_row_of_a_change(admin: Client) -> None:
     assert admin.put(f"{person.path}/grants", json={"scopes": ["nothing"]}).status_code == 422
     stale = admin.patch(person.path, json={"display_name": "X"}, headers={"If-Match": '"99"'})
     assert stale.status_code == 412
-    done(person.login().post("/auth/token"))
-    done(admin.get(person.path))
+    ok(person.login().post("/auth/token"))
+    ok(admin.get(person.path))
 
     assert len(trail(admin, target=target)) == known
 
@@ -225,7 +225,7 @@ def test_a_command_is_the_operators(server: LiveServer, admin: Client) -> None:
     username = live.unique("by-command")
     assert server.run("account", "create", username).returncode == 0
 
-    account_id = done(admin.get(f"/accounts/{username}"))["id"]
+    account_id = ok(admin.get(f"/accounts/{username}"))["id"]
     (row,) = trail(admin, target=f"account/{account_id}")
 
     assert (row["action"], row["actor"], row["actor_name"]) == ("account.create", None, "operator")
@@ -248,16 +248,16 @@ def test_the_first_use_of_a_key_has_a_row_and_the_second_has_none(admin: Client,
     while not uses and time.monotonic() < deadline:  # it is written after the response
         client = person.login(secret)
         response = client.post("/auth/token") if way == "token" else client.get("/accounts/me")
-        done(response)
+        ok(response)
         asked.append(response.headers["X-Request-Id"])
         uses = trail(admin, action="api_key.first_use", target=target)
-    done(person.login(secret).post("/auth/token"))
+    ok(person.login(secret).post("/auth/token"))
 
     (row,) = trail(admin, action="api_key.first_use", target=target)
     assert (row["actor"], row["credential"]) == (person.id, key)
     assert row["address"].startswith("127.")
     assert row["request_id"] in asked
-    assert done(admin.get(f"{person.path}/api-keys/{key}"))["last_used_at"] is not None
+    assert ok(admin.get(f"{person.path}/api-keys/{key}"))["last_used_at"] is not None
 
 
 def test_a_key_first_used_by_many_at_once_in_two_processes_has_one_row(prepared_url: str) -> None:
@@ -362,11 +362,11 @@ def test_no_secret_is_in_the_log(server: LiveServer, admin: Client) -> None:
     person = make_person(admin, ADMIN)
     key, secret = make_key(admin, person)
     token = person.bearer(secret).session.headers["Authorization"].split()[1]
-    new = done(admin.post(f"{person.path}/api-keys/{key}/rotate"), 201)["secret"]
+    new = ok(admin.post(f"{person.path}/api-keys/{key}/rotate"), 201)["secret"]
     wrong = "this was the wrong password"
     secrets = [PASSWORD, NEW_PASSWORD, live.ADMIN_PASSWORD, secret, new, token, wrong]
     change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
-    done(person.bearer().put("/accounts/me/password", json=change), 204)
+    ok(person.bearer().put("/accounts/me/password", json=change), 204)
     refused = person.login(secret).put("/accounts/me/password", json=change)
     assert_refused(refused, "refused_by_rule")
     assert person.login(wrong).get("/accounts/me").status_code == 401

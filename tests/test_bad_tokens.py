@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from live import Client, LiveServer, free_port
-from people import done, make_service
+from people import make_service, ok
 from tables import table
 from waiting import running, until
 
@@ -76,7 +76,7 @@ def verify(
 def test_the_example_of_a_service_passes(server: LiveServer, admin: Client, tmp_path: Path) -> None:
     if admin.get("/services/todo").status_code == 404:
         body = {"name": "todo", "scopes": ["todo:read", "todo:write"]}
-        done(admin.post("/services", json=body), 201)
+        ok(admin.post("/services", json=body), 201)
     bind, port = f"127.0.0.1:{free_port()}", free_port()
     program = [sys.executable, str(ROOT / "examples/todo_service.py")]
     environment = {"KEYOSK_URL": f"http://{bind}", "TODO_BIND": f"127.0.0.1:{port}"}
@@ -106,7 +106,7 @@ def test_a_service_that_polls_knows_what_is_revoked(
     assert {name for name, each in verdicts.items() if each != "right"} == SCOPES
 
     def kept() -> Any:
-        return done(admin.get(f"/services/{todo}/verification"))
+        return ok(admin.get(f"/services/{todo}/verification"))
 
     assert (kept()["passed"], kept()["failed"], kept()["verified_by"]) == (True, [], "operator")
     lazy = careless(lambda text, _: bool(strict(bind, todo, text)))
@@ -181,7 +181,7 @@ def test_a_careless_look_for_a_scope_is_caught(
 def test_a_scope_that_is_named_has_to_be_checked(
     server: LiveServer, admin: Client, todo: str, careless: Callable[[Check], str], tmp_path: Path
 ) -> None:
-    done(admin.patch(f"/services/{todo}", json={"scopes": [f"{todo}:read", f"{todo}:write"]}))
+    ok(admin.patch(f"/services/{todo}", json={"scopes": [f"{todo}:read", f"{todo}:write"]}))
     bind = f"127.0.0.1:{free_port()}"
     url = careless(lambda text, _: bool(strict(bind, todo, text)))
     code, verdicts = verify(server, url, todo, bind, "--scope", f"{todo}:read")
@@ -375,13 +375,13 @@ def test_the_kit_is_found_where_libraries_look_for_keyosk(
 
     def check(_: str, __: str) -> bool:
         for path in ("/auth/jwks", f"/services/{todo}/jwks", "/.well-known/openid-configuration"):
-            seen[path] = done(Client(f"http://{bind}").get(path))
+            seen[path] = ok(Client(f"http://{bind}").get(path))
         return True
 
     verify(server, careless(check), todo, bind)
     keys, own_keys, metadata = seen.values()
     assert own_keys == keys
-    published = done(server.client().get("/.well-known/openid-configuration"))
+    published = ok(server.client().get("/.well-known/openid-configuration"))
     known = {name: published[name] for name in metadata}
     assert metadata == json.loads(json.dumps(known).replace(server.url, f"http://{bind}"))
     # OpenID Connect Discovery 1.0, section 3.
@@ -422,6 +422,6 @@ def test_no_token_of_the_kit_opens_anything_here(
         assert client.get("/accounts/me").status_code == 401, token["name"]
         form = {"token": token["token"]}
         login = server.client("admin", server.environment["KEYOSK_ADMIN_PASSWORD"])
-        assert done(login.post("/auth/introspect", data=form)) == {"active": False}
+        assert ok(login.post("/auth/introspect", data=form)) == {"active": False}
     # A folder that is there is not written into.
     assert server.run("token", "bad", "--service", "keyosk", "--out", str(folder)).returncode != 0

@@ -236,14 +236,14 @@ def curl(*arguments: str, text: str = "") -> str:
     program = shutil.which("curl")
     if program is None:
         pytest.skip("there is no curl on this machine")
-    done = subprocess.run(
+    result = subprocess.run(
         [program, "--silent", "--show-error", "--noproxy", "*", "--max-time", "20", *arguments],
         input=text.encode(),
         capture_output=True,
         timeout=30,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.decode()
+    assert result.returncode == 0, result.stderr
+    return result.stdout.decode()
 
 
 def test_curl_logs_in_by_option(server: LiveServer, alice: Account) -> None:

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import Client, LiveServer
-from people import Person, done, make_person, make_service, token_of
+from people import Person, make_person, make_service, ok, token_of
 
 AUDIENCE = "The token is for another audience. Ask for one with audience=keyosk."
 EXPIRED = "The token has expired."
@@ -42,8 +42,8 @@ def test_the_line_of_the_first_start_got_a_token_the_api_refused(own_server: Liv
         data=sent,
         headers={"Content-Type": "application/x-www-form-urlencoded"},
     )
-    admin = Client(own_server.url, token=done(response)["access_token"])
-    assert done(admin.get("/accounts"))["items"]
+    admin = Client(own_server.url, token=ok(response)["access_token"])
+    assert ok(admin.get("/accounts"))["items"]
 
 
 @pytest.mark.parametrize("typ", ["at+jwt", "JWT"])
@@ -52,7 +52,7 @@ def test_a_token_for_another_audience_was_only_called_not_valid(
 ) -> None:
     todo, other = (make_service(admin, typ=typ) for _ in range(2))
     grants = {"scopes": ["keyosk:accounts:read", f"{todo}:read"]}
-    done(admin.put(f"{alice.path}/grants", json=grants))
+    ok(admin.put(f"{alice.path}/grants", json=grants))
     text = token_of(alice, audience=todo)
     assert said(server, text) == AUDIENCE
     assert said(server, text, f"/auth/forward/{other}") == AUDIENCE.replace("keyosk", other)
@@ -72,10 +72,10 @@ def test_a_token_that_has_expired_or_was_revoked_is_told_so(
         time.sleep(0.05)
     assert said(server, short) == EXPIRED
     text = token_of(alice, audience="keyosk")
-    done(alice.login().post("/auth/revoke", data={"token": text}))
+    ok(alice.login().post("/auth/revoke", data={"token": text}))
     assert said(server, text) == REVOKED
     text = token_of(alice, audience="keyosk")
-    done(admin.patch(alice.path, json={"enabled": False}))
+    ok(admin.patch(alice.path, json={"enabled": False}))
     assert "disabled" in said(server, text)
 
 

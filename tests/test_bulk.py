@@ -1085,8 +1085,8 @@ def test_the_command_imports_a_file_and_says_how(server: LiveServer, tmp_path: P
     dry = server.run("account", "import", str(file), "--dry-run")
     assert (dry.returncode, dry.stderr) == (0, "")
     assert dry.stdout == "dry run, nothing was done: 3 lines: 3 created\n"
-    done = server.run("account", "import", str(file))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3 lines: 3 created\n", "")
+    result = server.run("account", "import", str(file))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "3 lines: 3 created\n", "")
     again = server.run("account", "import", "-", text=file.read_text())
     assert (again.returncode, again.stdout) == (0, "3 lines: 3 exists\n")
     assert server.run("account", "show", names[0]).returncode == 0
@@ -1094,10 +1094,10 @@ def test_the_command_imports_a_file_and_says_how(server: LiveServer, tmp_path: P
 
 def test_the_command_tells_of_bad_lines_and_exits_1(server: LiveServer) -> None:
     text = jsonl({"username": "a:b"}, {"username": unique("cli")}).decode() + "{\n" * 30
-    done = server.run("account", "import", "-", text=text)
-    assert done.returncode == 1
-    assert done.stdout == "32 lines: 1 created, 31 invalid\n"
-    told = done.stderr.splitlines()
+    result = server.run("account", "import", "-", text=text)
+    assert result.returncode == 1
+    assert result.stdout == "32 lines: 1 created, 31 invalid\n"
+    told = result.stderr.splitlines()
     assert told[0] == "line 1: invalid: username: must not contain :"
     assert told[-1] == "More lines failed; --json shows each of them."
     assert len(told) == 21
@@ -1114,8 +1114,8 @@ def test_the_command_updates(server: LiveServer) -> None:
     username = unique("cli")
     server.run("account", "import", "-", text=json.dumps({"username": username}))
     line = json.dumps({"username": username, "display_name": "New"})
-    done = server.run("account", "import", "-", "--on-conflict", "update", text=line)
-    assert done.stdout == "1 line: 1 updated\n"
+    result = server.run("account", "import", "-", "--on-conflict", "update", text=line)
+    assert result.stdout == "1 line: 1 updated\n"
 
 
 def test_the_command_exports(server: LiveServer, tmp_path: Path) -> None:

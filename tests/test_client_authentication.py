@@ -9,7 +9,7 @@ import pytest
 
 import live
 from live import Client, LiveServer
-from people import PASSWORD, Person, done, make_key, make_person, make_service
+from people import PASSWORD, Person, make_key, make_person, make_service, ok
 from tables import table
 
 CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
@@ -56,12 +56,12 @@ def test_a_secret_in_a_form_body_was_refused_at_all_three_addresses(
     nobody: Client, alice: Person, key: str, todo: str
 ) -> None:
     for secret in (PASSWORD, key):
-        tokens = done(nobody.post("/auth/token", data=posted(alice, secret)))
+        tokens = ok(nobody.post("/auth/token", data=posted(alice, secret)))
         assert tokens["scope"] == f"{todo}:read"
         seen = posted(alice, secret, token=tokens["access_token"])
-        assert done(nobody.post("/auth/introspect", data=seen))["active"] is True
+        assert ok(nobody.post("/auth/introspect", data=seen))["active"] is True
         assert nobody.post("/auth/revoke", data=seen).status_code == 200
-        assert done(nobody.post("/auth/introspect", data=seen)) == {"active": False}
+        assert ok(nobody.post("/auth/introspect", data=seen)) == {"active": False}
 
 
 def test_every_spelling_of_the_username_is_the_same_client(nobody: Client, alice: Person) -> None:
@@ -71,7 +71,7 @@ def test_every_spelling_of_the_username_is_the_same_client(nobody: Client, alice
 
 def test_a_secret_in_the_body_is_decoded_once(admin: Client, nobody: Client) -> None:
     name, password = live.unique("person"), "50% + 20%41 + \u00fc are some"
-    done(admin.post("/accounts", json={"username": name, "password": password}), 201)
+    ok(admin.post("/accounts", json={"username": name, "password": password}), 201)
     body = {"client_id": name, "client_secret": password}
     assert nobody.post("/auth/token", data=body).status_code == 200
     body["client_secret"] = "50%   20A   \u00fc are some"
@@ -180,24 +180,24 @@ def test_refresh_and_exchange_take_a_secret_in_the_body(admin: Client, nobody: C
     person = make_person(admin, f"{front}:read", f"{back}:read")
     acting = make_person(admin)
     change = {"account": acting.username, "exchanges": [{"service": back, "scopes": []}]}
-    done(admin.patch(f"/services/{front}", json=change))
+    ok(admin.patch(f"/services/{front}", json=change))
     scope = f"{front}:read offline_access"
-    tokens = done(nobody.post("/auth/token", data=posted(person, scope=scope)))
+    tokens = ok(nobody.post("/auth/token", data=posted(person, scope=scope)))
     body = posted(person, grant_type="refresh_token", refresh_token=tokens["refresh_token"])
-    tokens = done(nobody.post("/auth/token", data=body))
+    tokens = ok(nobody.post("/auth/token", data=body))
     refresh = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
     refusal(nobody.post("/auth/token", data=posted(acting, **refresh)), 400, "invalid_grant")
     refusal(nobody.post("/auth/token", data=posted(person, "no", **refresh)), 401, "invalid_client")
     # A public client says who it is, in whatever spelling.
     refresh["client_id"] = person.username.upper()
-    tokens = done(nobody.post("/auth/token", data=refresh))
+    tokens = ok(nobody.post("/auth/token", data=refresh))
     exchange = {
         "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
         "subject_token_type": "urn:ietf:params:oauth:token-type:access_token",
         "audience": back,
     }
     body = posted(acting, subject_token=f"\r\n{tokens['access_token']} \n", **exchange)
-    done(nobody.post("/auth/token", data=body))
+    ok(nobody.post("/auth/token", data=body))
 
 
 # --- An API key alone -----------------------------------------------------------------------------
@@ -207,8 +207,8 @@ def test_an_api_key_alone_gets_a_token(nobody: Client, alice: Person, key: str, 
     for header in (f"Bearer {key}", f"bearer   {key} "):
         for method in ("GET", "POST"):
             response = nobody.request(method, "/auth/token", headers={"Authorization": header})
-            assert done(response)["scope"] == f"{todo}:read"
-    done(nobody.post("/auth/token", auth=("", key)))
+            assert ok(response)["scope"] == f"{todo}:read"
+    ok(nobody.post("/auth/token", auth=("", key)))
     passed = nobody.get(f"/auth/forward/{todo}", headers={"Authorization": f"Bearer {key}"})
     assert passed.headers["X-Keyosk-Account"] == alice.username
     assert nobody.get(f"/auth/forward/{todo}", auth=("", key)).status_code == 200
@@ -231,8 +231,8 @@ def test_an_api_key_alone_keeps_its_limits(server: LiveServer, admin: Client, to
         return nobody.post("/auth/token", headers={"Authorization": f"Bearer {secret}"})
 
     key_id, secret = make_key(admin, person)
-    assert done(get(secret))["scope"] == f"{todo}:read"
-    done(admin.patch(f"{person.path}/api-keys/{key_id}", json={"enabled": False}))
+    assert ok(get(secret))["scope"] == f"{todo}:read"
+    ok(admin.patch(f"{person.path}/api-keys/{key_id}", json={"enabled": False}))
     plain = get(secret)
     refusal(plain, 401, "invalid_client")
     elsewhere = make_key(admin, person, networks=["192.0.2.0/24"])[1]
@@ -240,7 +240,7 @@ def test_an_api_key_alone_keeps_its_limits(server: LiveServer, admin: Client, to
     for wrong in (elsewhere, changed, "kysk_", "kysk_x y", "eyJ.e30.x"):
         assert get(wrong).content == plain.content
     _, secret = make_key(admin, person)
-    done(admin.patch(person.path, json={"enabled": False}))
+    ok(admin.patch(person.path, json={"enabled": False}))
     assert get(secret).content == plain.content
 
 
@@ -283,10 +283,10 @@ def test_white_space_around_a_token_hid_it_from_revocation(
     alone = alice.login(key)
     token = alone.post("/auth/token", data={"format": "token"}).text.strip()
     sent = {"token": f"{before}{token}{after}"}
-    assert done(alone.post("/auth/introspect", data=sent))["active"] is True
-    assert done(alone.post("/auth/introspect", json=sent))["active"] is True
+    assert ok(alone.post("/auth/introspect", data=sent))["active"] is True
+    assert ok(alone.post("/auth/introspect", json=sent))["active"] is True
     assert alone.post("/auth/revoke", data=sent).status_code == 200
-    assert done(alone.post("/auth/introspect", data={"token": token})) == {"active": False}
+    assert ok(alone.post("/auth/introspect", data={"token": token})) == {"active": False}
 
 
 def test_a_secret_from_a_file_was_refused_for_its_line_end(
@@ -307,10 +307,10 @@ def test_space_around_a_refresh_token_is_no_part_of_it(server: LiveServer, admin
     name = make_service(admin, refresh_allowed=True)
     person = make_person(admin, f"{name}:read")
     begun = person.login().post("/auth/token", data={"scope": f"{name}:read offline_access"})
-    text = done(begun)["refresh_token"]
+    text = ok(begun)["refresh_token"]
     nobody = server.client()
     turned = {"grant_type": "refresh_token", "refresh_token": f" {text}\r\n"}
-    text = done(nobody.post("/auth/token", data=turned))["refresh_token"]
+    text = ok(nobody.post("/auth/token", data=turned))["refresh_token"]
     assert person.login().post("/auth/revoke", data={"token": f"{text}\n"}).status_code == 200
     turned["refresh_token"] = text
     refusal(nobody.post("/auth/token", data=turned), 400, "invalid_grant")
@@ -318,10 +318,10 @@ def test_space_around_a_refresh_token_is_no_part_of_it(server: LiveServer, admin
 
 def test_white_space_inside_a_token_makes_it_none(alice: Person, key: str) -> None:
     alone = alice.login(key)
-    token = done(alone.post("/auth/token"))["access_token"]
+    token = ok(alone.post("/auth/token"))["access_token"]
     for split in (f"{token[:9]} {token[9:]}", f"{token[:-4]}\n{token[-4:]}"):
-        assert done(alone.post("/auth/introspect", data={"token": split})) == {"active": False}
-    assert done(alone.post("/auth/introspect", data={"token": token}))["active"] is True
+        assert ok(alone.post("/auth/introspect", data={"token": split})) == {"active": False}
+    assert ok(alone.post("/auth/introspect", data={"token": token}))["active"] is True
 
 
 # --- What counts as use ---------------------------------------------------------------------------
@@ -338,9 +338,9 @@ def test_a_key_that_was_used_only_here_never_counted_as_used(admin: Client, path
         person.login(secret).post(path, data={"token": "x"})
     address = f"{person.path}/api-keys/{key_id}"
     latest = time.monotonic() + 10
-    while done(admin.get(address))["last_used_at"] is None and time.monotonic() < latest:
+    while ok(admin.get(address))["last_used_at"] is None and time.monotonic() < latest:
         time.sleep(0.02)
-    assert done(admin.get(address))["last_used_at"] is not None
+    assert ok(admin.get(address))["last_used_at"] is not None
 
 
 # --- Guesses --------------------------------------------------------------------------------------
@@ -355,6 +355,6 @@ def test_a_header_of_three_passwords_is_three_guesses(server: LiveServer, admin:
 
 def test_a_right_reading_gives_back_those_tried_before(server: LiveServer, admin: Client) -> None:
     name, password = live.unique("person"), "a right one & \u00fc"
-    done(admin.post("/accounts", json={"username": name, "password": password}), 201)
+    ok(admin.post("/accounts", json={"username": name, "password": password}), 201)
     client = server.client(name, "a+right+one+%26+%FC")
     assert {client.post("/auth/token").status_code for _ in range(15)} == {200}

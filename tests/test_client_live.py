@@ -16,7 +16,7 @@ import pytest
 
 from keyosk_client import InvalidToken, LoginRefused, TokenSource, TokenUnavailable, Verifier
 from live import Client, LiveServer, free_port
-from people import PASSWORD, Person, done, make_key, make_person, make_service
+from people import PASSWORD, Person, make_key, make_person, make_service, ok
 from waiting import running, until
 
 ROOT = Path(__file__).parent.parent
@@ -81,13 +81,13 @@ def test_what_is_revoked_is_refused_within_the_interval(
     verifier = Verifier(server.url, todo, poll_interval=0.2)
     verifier.verify(text)
     if revoke == "token":
-        done(server.client(alice.username, secret).post("/auth/revoke", data={"token": text}))
+        ok(server.client(alice.username, secret).post("/auth/revoke", data={"token": text}))
     elif revoke == "account":
-        done(admin.patch(alice.path, json={"enabled": False}))
+        ok(admin.patch(alice.path, json={"enabled": False}))
     elif revoke == "key":
-        done(admin.delete(f"{alice.path}/api-keys/{key}"), 204)
+        ok(admin.delete(f"{alice.path}/api-keys/{key}"), 204)
     else:
-        done(admin.patch(f"/services/{todo}", json={"enabled": False}))
+        ok(admin.patch(f"/services/{todo}", json={"enabled": False}))
 
     until(lambda: is_refused(verifier, text))
     verifier.close()
@@ -111,7 +111,7 @@ def test_good_tokens_pass_while_keyosk_is_away(own_server: LiveServer) -> None:
     assert tokens.token() == text
     with server:
         until(lambda: (verifier._known._revoked_at or 0) > polls)
-        done(server.admin().patch(alice.path, json={"enabled": False}))
+        ok(server.admin().patch(alice.path, json={"enabled": False}))
         until(lambda: is_refused(verifier, text))
     verifier.close()
 
@@ -155,7 +155,7 @@ def test_rotations_under_load_refuse_no_good_token(database_url: str, tmp_path: 
 
         def load() -> None:
             while not stop.is_set():
-                text = done(login.post("/auth/token", data={"audience": todo}))["access_token"]
+                text = ok(login.post("/auth/token", data={"audience": todo}))["access_token"]
                 try:
                     verifier.verify(text)
                     verdicts["good"] += 1
@@ -205,8 +205,8 @@ def test_a_stolen_key_is_refused_and_the_next_accepted(own_server: LiveServer) -
         verifier = Verifier(server.url, todo, poll_interval=0.2)
         old = tokens.token()
         verifier.verify(old)
-        stolen = done(admin.get("/auth/jwks"))["keys"][0]["kid"]
-        done(admin.post(f"/signing-keys/{stolen}/compromise"))
+        stolen = ok(admin.get("/auth/jwks"))["keys"][0]["kid"]
+        ok(admin.post(f"/signing-keys/{stolen}/compromise"))
         tokens._forget(old)
         assert verifier.verify(tokens.token()).subject == alice.id
         until(lambda: verifier._known.key(stolen) is None)
@@ -227,10 +227,10 @@ def test_a_rotation_knows_which_service_has_the_new_key(own_server: LiveServer) 
             verifier.close()
 
         fetch()
-        kid = done(admin.post("/signing-keys/rotate"), 201)["kid"]
+        kid = ok(admin.post("/signing-keys/rotate"), 201)["kid"]
 
         def lacking() -> list[str]:
-            not_seen_by: list[str] = done(admin.get(f"/signing-keys/{kid}"))["not_seen_by"]
+            not_seen_by: list[str] = ok(admin.get(f"/signing-keys/{kid}"))["not_seen_by"]
             return not_seen_by
 
         def has_fetched() -> bool:
@@ -258,9 +258,9 @@ def test_the_shop_calls_billing_for_its_caller(own_server: LiveServer, tmp_path:
     secret_file = tmp_path / "secret"
     with own_server as server:
         admin = server.admin()
-        done(admin.post("/services", json={"name": "billing", "scopes": ["billing:read"]}), 201)
+        ok(admin.post("/services", json={"name": "billing", "scopes": ["billing:read"]}), 201)
         body = {"username": "shop-backend", "kind": "machine"}
-        backend = done(admin.post("/accounts", json=body), 201)
+        backend = ok(admin.post("/accounts", json=body), 201)
         exchanges = [{"service": "billing", "scopes": ["billing:read"]}]
         shop_body = {
             "name": "shop",
@@ -268,8 +268,8 @@ def test_the_shop_calls_billing_for_its_caller(own_server: LiveServer, tmp_path:
             "account": "shop-backend",
             "exchanges": exchanges,
         }
-        done(admin.post("/services", json=shop_body), 201)
-        key = done(admin.post(f"/accounts/{backend['id']}/api-keys", json={"name": "x"}), 201)
+        ok(admin.post("/services", json=shop_body), 201)
+        key = ok(admin.post(f"/accounts/{backend['id']}/api-keys", json={"name": "x"}), 201)
         secret_file.write_text(key["secret"] + "\n")
         alice = make_person(admin, "shop:read", "billing:read")
         bob = make_person(admin, "shop:read")

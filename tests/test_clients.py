@@ -15,7 +15,7 @@ from requests_oauthlib import OAuth2Session
 
 import node_modules
 from live import Client, LiveServer, unique
-from people import done
+from people import ok
 
 #: All that a client might encode wrongly.
 PASSWORD = "p\u00e4ss: w+rd %41 & \u00e9=/?"
@@ -29,11 +29,11 @@ class Setting:
         self.service = unique("todo")
         self.scope = f"{self.service}:read"
         body = {"name": self.service, "scopes": [self.scope, f"{self.service}:write"]}
-        done(admin.post("/services", json={**body, "refresh_allowed": True}), 201)
+        ok(admin.post("/services", json={**body, "refresh_allowed": True}), 201)
         self.username = unique("l\u00e9a+one")
         grants = {"scopes": body["scopes"]}
         person = {"username": self.username, "password": PASSWORD, "grants": grants}
-        self.account = done(admin.post("/accounts", json=person), 201)["id"]
+        self.account = ok(admin.post("/accounts", json=person), 201)["id"]
 
     def metadata(self) -> dict[str, Any]:
         document = requests.get(get_well_known_url(self.issuer, external=True), timeout=60).json()

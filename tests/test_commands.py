@@ -67,9 +67,9 @@ def run(server: LiveServer) -> Run:
 def test_a_mistyped_command_is_told_with_the_nearest_one(
     run: Run, arguments: tuple[str, ...], meant: str
 ) -> None:
-    done = run(*arguments)
-    assert done.code == 2
-    assert f"Did you mean '{meant}'?" in done.err
+    result = run(*arguments)
+    assert result.code == 2
+    assert f"Did you mean '{meant}'?" in result.err
     assert "Did you mean" not in run("xyzzy").err
 
 
@@ -116,11 +116,11 @@ def _groups() -> Iterator[tuple[Group, str]]:
 def test_a_secret_that_somebody_gives_as_an_argument_is_not_repeated(
     run: Run, arguments: tuple[str, ...]
 ) -> None:
-    done = run(*arguments)
-    assert done.code == 2
-    assert PASSWORD not in done.out + done.err
-    assert "standard input" in done.err
-    assert "change it" in done.err
+    result = run(*arguments)
+    assert result.code == 2
+    assert PASSWORD not in result.out + result.err
+    assert "standard input" in result.err
+    assert "change it" in result.err
 
 
 # --- account --------------------------------------------------------------------------------------
@@ -143,13 +143,13 @@ def test_a_created_account_is_shown_as_the_api_shows_it(run: Run, admin: Client)
 def test_an_account_has_what_the_options_say(run: Run, server: LiveServer, admin: Client) -> None:
     name, service = unique("full"), unique("service")
     run("service", "create", service, "--scope", f"{service}:a", "--scope", f"{service}:b")
-    done = run(
+    result = run(
         *("account", "create", name, "--kind", "machine", "--display-name", "Ünit 7"),
         *("--password", "--grant", f"{service}:a", "--grant", f"{service}:b"),
         *("--expires-at", "2090-01-01"),
         text=PASSWORD + "\n",
     )
-    assert done.code == 0, done.err
+    assert result.code == 0, result.err
     shown = admin.get(f"/accounts/{name}").json()
     assert (shown["kind"], shown["display_name"]) == ("machine", "Ünit 7")
     assert (shown["expires_at"], shown["has_password"]) == (FAR, True)
@@ -158,7 +158,7 @@ def test_an_account_has_what_the_options_say(run: Run, server: LiveServer, admin
         f"{service}:b",
     ]
     assert can_log_in(server, name, PASSWORD)
-    assert PASSWORD not in done.out + done.err
+    assert PASSWORD not in result.out + result.err
 
 
 def test_an_object_and_a_list_are_readable_without_json(run: Run) -> None:
@@ -178,8 +178,8 @@ def test_an_object_and_a_list_are_readable_without_json(run: Run) -> None:
 def test_a_password_is_the_first_line_of_input(run: Run, server: LiveServer, ending: str) -> None:
     name = unique("typed")
     run("account", "create", name)
-    done = run("account", "password", name, text=PASSWORD + ending)
-    assert (done.code, done.out, done.err) == (0, "", "")
+    result = run("account", "password", name, text=PASSWORD + ending)
+    assert (result.code, result.out, result.err) == (0, "", "")
     assert can_log_in(server, name, PASSWORD)
 
 
@@ -225,8 +225,8 @@ def test_a_disabled_account_is_refused_until_it_is_enabled(run: Run, server: Liv
 def test_a_deleted_account_is_gone(run: Run, server: LiveServer, admin: Client) -> None:
     name = unique("deleted")
     run("account", "create", name, "--password", text=PASSWORD)
-    done = run("account", "delete", name.upper())
-    assert (done.code, done.out) == (0, "")
+    result = run("account", "delete", name.upper())
+    assert (result.code, result.out) == (0, "")
     assert admin.get(f"/accounts/{name}").status_code == 404
     assert not can_log_in(server, name, PASSWORD)
     assert "no such account" in run("account", "show", name).refused()
@@ -244,10 +244,10 @@ def test_a_username_that_is_taken_is_refused(run: Run) -> None:
 
 
 def test_every_fault_is_told_on_a_line_of_its_own(run: Run) -> None:
-    done = run(
+    result = run(
         "account", "create", "two words", "--display-name", "\x07", "--expires-at", "1980-01-01"
     )
-    faults = [line.split(": ")[1] for line in done.refused(sentences=3).splitlines()]
+    faults = [line.split(": ")[1] for line in result.refused(sentences=3).splitlines()]
     assert faults == ["username", "display_name", "expires_at"]
 
 
@@ -445,8 +445,8 @@ def test_grants_are_given_taken_and_listed_in_the_shape_of_the_api(run: Run, adm
 def test_the_signing_keys_are_those_that_are_published_without_their_private_halves(
     run: Run, admin: Client
 ) -> None:
-    done = run("signing-key", "list", "--json")
-    keys = {key["kid"]: key for key in done.json["items"]}
+    result = run("signing-key", "list", "--json")
+    keys = {key["kid"]: key for key in result.json["items"]}
     # The key that signs now is first; another test's service may have one of its own.
     published, *_ = admin.get("/auth/jwks").json()["keys"]
     key = keys[published["kid"]]
@@ -475,8 +475,8 @@ def test_a_kid_that_begins_with_a_dash_is_no_option(run: Run) -> None:
 
 
 def test_config_check_shows_every_setting_and_masks_secrets(run: Run, server: LiveServer) -> None:
-    done = run("config", "check", "--json")
-    rows = {row["setting"]: row for row in done.json["items"]}
+    result = run("config", "check", "--json")
+    rows = {row["setting"]: row for row in result.json["items"]}
     assert list(rows) == [setting.variable for setting in SETTINGS]
     assert rows["KEYOSK_BIND"] == {
         "setting": "KEYOSK_BIND",
@@ -487,7 +487,7 @@ def test_config_check_shows_every_setting_and_masks_secrets(run: Run, server: Li
     for name in ("KEYOSK_SECRET_KEY", "KEYOSK_ADMIN_PASSWORD"):
         assert rows[name]["value"] == "***"
     table = run("config", "check")
-    for said in (done.out + done.err, table.out + table.err):
+    for said in (result.out + result.err, table.out + table.err):
         assert "KEYOSK_BIND" in said
         assert SECRET_KEY not in said
         assert ADMIN_PASSWORD not in said
@@ -498,11 +498,11 @@ def test_config_check_masks_the_password_of_the_database(tmp_path: Path) -> None
         "KEYOSK_DATABASE_URL": "postgresql://keyosk:hidden-word@db.example/keyosk?sslpassword=also",
         "KEYOSK_SECRET_KEY": SECRET_KEY,
     }
-    done = keyosk(environment, tmp_path, "config", "check")
-    assert done.code == 0
-    assert "postgresql://keyosk:***@db.example/keyosk?***" in done.out
-    assert "hidden-word" not in done.out + done.err
-    assert "also" not in done.out
+    result = keyosk(environment, tmp_path, "config", "check")
+    assert result.code == 0
+    assert "postgresql://keyosk:***@db.example/keyosk?***" in result.out
+    assert "hidden-word" not in result.out + result.err
+    assert "also" not in result.out
 
 
 def test_settings_with_faults_are_refused_all_at_once_and_not_repeated(tmp_path: Path) -> None:
@@ -547,24 +547,24 @@ def test_settings_with_faults_are_refused_all_at_once_and_not_repeated(tmp_path:
     ids=lambda arguments: " ".join(arguments) or "nothing",
 )
 def test_wrong_usage_exits_2_and_is_explained(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    done = keyosk({}, tmp_path, *arguments)
-    assert (done.code, done.out) == (2, "")
+    result = keyosk({}, tmp_path, *arguments)
+    assert (result.code, result.out) == (2, "")
     assert list(tmp_path.iterdir()) == []
-    assert "Usage: keyosk" in done.err
+    assert "Usage: keyosk" in result.err
 
 
 def test_help_is_no_error(tmp_path: Path) -> None:
     for arguments in (("--help",), ("account", "create", "-h")):
-        done = keyosk({}, tmp_path, *arguments)
-        assert (done.code, done.err) == (0, "")
-        assert done.out.startswith("Usage: keyosk")
+        result = keyosk({}, tmp_path, *arguments)
+        assert (result.code, result.err) == (0, "")
+        assert result.out.startswith("Usage: keyosk")
 
 
 def test_bytes_that_are_no_text_are_used_wrongly(tmp_path: Path) -> None:
     name = b"\xff".decode(errors="surrogateescape")  # as Python gives them to a program
     for arguments in (("grant", "add", "admin", name), ("api-key", "delete", "admin", name)):
-        done = keyosk({}, tmp_path, *arguments)
-        assert (done.code, done.err) == (2, "keyosk: the arguments must be UTF-8\n")
+        result = keyosk({}, tmp_path, *arguments)
+        assert (result.code, result.err) == (2, "keyosk: the arguments must be UTF-8\n")
 
 
 # --- database, and what stands in the way of a command --------------------------------------------
@@ -617,10 +617,10 @@ def test_an_admin_password_that_breaks_a_rule_is_refused_and_can_be_corrected(
     said = keyosk(environment, tmp_path, "database", "upgrade").refused()
     assert "password" in said
     assert "adminadminadminadmin" not in said
-    done = keyosk(settings_for(database_url), tmp_path, "database", "upgrade")
-    assert done.code == 0
-    assert "The first account is" not in done.out  # the operator knows the password
-    assert ADMIN_PASSWORD not in done.out
+    result = keyosk(settings_for(database_url), tmp_path, "database", "upgrade")
+    assert result.code == 0
+    assert "The first account is" not in result.out  # the operator knows the password
+    assert ADMIN_PASSWORD not in result.out
 
 
 def test_a_database_that_a_newer_keyosk_upgraded_is_refused_by_every_command(
@@ -701,7 +701,7 @@ def test_the_installed_command_is_the_one_that_is_tested_here(server: LiveServer
 @pytest.mark.slow
 @pytest.mark.attack
 def test_a_password_that_is_no_utf_8_is_refused_without_a_word_of_it(server: LiveServer) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         command("account", "password", "admin"),
         cwd=server.folder,
         env=server.environment,
@@ -709,9 +709,9 @@ def test_a_password_that_is_no_utf_8_is_refused_without_a_word_of_it(server: Liv
         capture_output=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.startswith(b"keyosk: password: ")
-    assert b"rosebud" not in done.stderr
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.startswith(b"keyosk: password: ")
+    assert b"rosebud" not in result.stderr
 
 
 # --- serve ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from live import Client, LiveServer, free_port, unique
-from people import done, make_person, make_service
+from people import make_person, make_service, ok
 from processes import execute
 from terminal import keyosk
 from test_remote import Terminal
@@ -102,7 +102,7 @@ def test_a_shell_completes_what_was_begun(
 ) -> None:
     service = make_service(admin)
     name = f"{os.urandom(4).hex()}-{unique('person')}"  # no other begins like it
-    done(admin.post("/accounts", json={"username": name}), 201)
+    ok(admin.post("/accounts", json={"username": name}), 201)
     begun, whole = {
         "command": ("signing-k", "signing-key"),
         "option": ("account create bob --disp", "account create bob --display-name"),
@@ -119,7 +119,7 @@ def test_a_shell_completes_names_from_a_server(
     server: LiveServer, admin: Client, tmp_path: Path, shell: str
 ) -> None:
     name = f"{os.urandom(4).hex()}-{unique('role')}"
-    done(admin.post("/roles", json={"name": name, "scopes": []}), 201)
+    ok(admin.post("/roles", json={"name": name, "scopes": []}), 201)
     user = Terminal(tmp_path, server.url).logged_in()
     line = Shell(shell, tmp_path, user.variables).completed(f"role show {name[:8]}")
     assert line == f"role show {name}"
@@ -145,18 +145,18 @@ def test_names_are_those_of_their_place(server: LiveServer, admin: Client, tmp_p
     person = make_person(admin)
     service = make_service(admin)
     keys = {
-        name: done(admin.post(f"{person.path}/api-keys", json={"name": name}), 201)["id"]
+        name: ok(admin.post(f"{person.path}/api-keys", json={"name": name}), 201)["id"]
         for name in ("laptop", "two words", "-y")
     }
     twins = [
-        done(admin.post(f"{person.path}/api-keys", json={"name": "twin"}), 201)["id"] for _ in "ab"
+        ok(admin.post(f"{person.path}/api-keys", json={"name": "twin"}), 201)["id"] for _ in "ab"
     ]
     offered = complete(server.environment, tmp_path, f"keyosk api-key show {person.username} ")
     assert offered == ["laptop", keys["two words"], keys["-y"], *twins]
     for line, wanted in {
         f"keyosk service show {service[:-1]}": service,
         f"keyosk role create new {service}:": f"{service}:read",
-        "keyosk signing-key export ": done(admin.get("/auth/jwks"))["keys"][0]["kid"],
+        "keyosk signing-key export ": ok(admin.get("/auth/jwks"))["keys"][0]["kid"],
     }.items():
         assert wanted in complete(server.environment, tmp_path, line), line
     assert complete(server.environment, tmp_path, "keyosk account create ad") == []

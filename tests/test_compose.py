@@ -165,11 +165,11 @@ def start_postgresql(machine: Machine, server: PostgresServer) -> None:
     wait(machine, made, psycopg.OperationalError)
 
 
-def wait(machine: Machine, done: Callable[[], bool], *errors: type[Exception]) -> None:
+def wait(machine: Machine, is_met: Callable[[], bool], *errors: type[Exception]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with suppress(*errors):
-            if done():
+            if is_met():
                 return
         time.sleep(0.2)
     raise AssertionError(machine.logs())

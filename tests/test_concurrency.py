@@ -22,6 +22,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from keyosk.web import routes
 from live import ADMIN_PASSWORD, Client, LiveServer, Request, at_once, patching, posting, unique
+from people import ok
 
 # Part of `make test-long`.
 pytestmark = [pytest.mark.slow, pytest.mark.every_database]
@@ -29,11 +30,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 def statuses(responses: Sequence[requests.Response]) -> Counter[int]:
     return Counter(response.status_code for response in responses)
-
-
-def done(response: requests.Response) -> Any:
-    assert response.ok, response.text
-    return response.json() if response.content else None
 
 
 # --- One name, one object -------------------------------------------------------------------------
@@ -64,9 +60,9 @@ def test_fifty_creates_of_one_username_in_any_spelling_leave_one(admin: Client) 
         if response.status_code == 409:
             assert [fault["field"] for fault in response.json()["errors"]] == ["username"]
     (created,) = [response.json() for response in responses if response.status_code == 201]
-    accounts = done(admin.get("/accounts", params={"q": name}))["items"]
+    accounts = ok(admin.get("/accounts", params={"q": name}))["items"]
     assert [account["id"] for account in accounts] == [created["id"]]
-    assert {done(admin.get(f"/accounts/{form}"))["id"] for form in forms[:5]} == {created["id"]}
+    assert {ok(admin.get(f"/accounts/{form}"))["id"] for form in forms[:5]} == {created["id"]}
 
 
 @pytest.mark.parametrize("path", ["/services", "/roles"])
@@ -82,7 +78,7 @@ def test_twenty_services_that_want_one_scope_leave_one(admin: Client) -> None:
     responses = at_once(admin, [posting("/services", body) for body in bodies])
     assert statuses(responses) == {201: 1, 409: 19}
     services = [
-        done(admin.get(response.headers["Location"])) for response in responses if response.ok
+        ok(admin.get(response.headers["Location"])) for response in responses if response.ok
     ]
     assert [service["scopes"] for service in services] == [[{"name": scope, "description": ""}]]
 
@@ -91,25 +87,23 @@ def test_twenty_services_that_want_one_scope_leave_one(admin: Client) -> None:
 
 
 def make_account(admin: Client) -> tuple[str, str]:
-    account = done(admin.post("/accounts", json={"username": unique("account")}))
+    account = ok(admin.post("/accounts", json={"username": unique("account")}), 201)
     return f"/accounts/{account['id']}", "display_name"
 
 
 def make_service(admin: Client) -> tuple[str, str]:
-    service = done(admin.post("/services", json={"name": unique("service")}))
+    service = ok(admin.post("/services", json={"name": unique("service")}), 201)
     return f"/services/{service['id']}", "title"
 
 
 def make_role(admin: Client) -> tuple[str, str]:
-    return (
-        f"/roles/{done(admin.post('/roles', json={'name': unique('role')}))['name']}",
-        "description",
-    )
+    role = ok(admin.post("/roles", json={"name": unique("role")}), 201)
+    return f"/roles/{role['name']}", "description"
 
 
 def make_api_key(admin: Client) -> tuple[str, str]:
     account, _ = make_account(admin)
-    api_key = done(admin.post(f"{account}/api-keys", json={"name": "key"}))
+    api_key = ok(admin.post(f"{account}/api-keys", json={"name": "key"}), 201)
     return f"{account}/api-keys/{api_key['id']}", "description"
 
 
@@ -166,26 +160,26 @@ def test_changes_of_different_members_lose_none(admin: Client) -> None:
         [patching(path, {"metadata": {f"m{number}": number}}) for number in range(20)],
     )
     assert statuses(responses) == {200: 20}
-    assert done(admin.get(path))["metadata"] == {f"m{number}": number for number in range(20)}
+    assert ok(admin.get(path))["metadata"] == {f"m{number}": number for number in range(20)}
 
 
 def test_twenty_grants_of_different_scopes_lose_none(admin: Client) -> None:
     name = unique("service")
     scopes = [f"{name}:{number}" for number in range(20)]
-    done(admin.post("/services", json={"name": name, "scopes": scopes}))
+    ok(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
     path, _ = make_account(admin)
     responses = at_once(
         admin,
         [patching(f"{path}/grants", {"add": {"scopes": [scope]}}) for scope in scopes],
     )
     assert statuses(responses) == {200: 20}
-    assert sorted(done(admin.get(f"{path}/grants"))["scopes"]) == sorted(scopes)
+    assert sorted(ok(admin.get(f"{path}/grants"))["scopes"]) == sorted(scopes)
     responses = at_once(
         admin,
         [patching(f"{path}/grants", {"remove": {"scopes": [scope]}}) for scope in scopes],
     )
     assert statuses(responses) == {200: 20}
-    assert done(admin.get(f"{path}/grants")) == {"scopes": [], "roles": []}
+    assert ok(admin.get(f"{path}/grants")) == {"scopes": [], "roles": []}
 
 
 # --- The last admin -------------------------------------------------------------------------------
@@ -222,7 +216,7 @@ def test_two_admins_who_go_for_each_other_at_once_leave_one(lonely: LiveServer) 
     for number, attack in enumerate([disable, delete, strip, take_password] * 2):
         other, other_password = f"admin-{number}", f"{SECOND_PASSWORD} {number}"
         first = lonely.client(survivor, password)
-        done(
+        ok(
             first.post(
                 "/accounts",
                 json={
@@ -230,7 +224,8 @@ def test_two_admins_who_go_for_each_other_at_once_leave_one(lonely: LiveServer) 
                     "password": other_password,
                     "grants": {"scopes": ["keyosk:admin"]},
                 },
-            )
+            ),
+            201,
         )
         tokens = [
             lonely.client(*login).post("/auth/token", data={"audience": "keyosk"}).json()
@@ -282,8 +277,11 @@ def paths(admin: Client) -> dict[str, tuple[str, dict[str, Any], str]]:
     key, _ = make_api_key(admin)
     keys = key.rpartition("/")[0]
     issuer, machine = unique("ci"), unique("deployer")
-    done(admin.post("/accounts", json={"username": machine, "kind": "machine"}))
-    done(admin.post("/issuers", json={"name": issuer, "issuer": f"https://{issuer}.example.com"}))
+    ok(admin.post("/accounts", json={"username": machine, "kind": "machine"}), 201)
+    ok(
+        admin.post("/issuers", json={"name": issuer, "issuer": f"https://{issuer}.example.com"}),
+        201,
+    )
     return {
         "accounts": (
             "/accounts",
@@ -347,7 +345,7 @@ def test_ten_posts_with_one_key_make_one_object(admin: Client, route: str) -> No
 def test_another_body_under_the_same_key_is_refused(admin: Client, route: str) -> None:
     path, body, _ = paths(admin)[route]
     headers = {"Idempotency-Key": unique("key")}
-    done(admin.post(path, json=body, headers=headers))
+    ok(admin.post(path, json=body, headers=headers), 201)
     changed = {**body, **({"overlap": 61} if route == "rotate" else {"description": "another"})}
     if route == "accounts":
         changed = {**body, "display_name": "another"}
@@ -359,7 +357,7 @@ def test_another_body_under_the_same_key_is_refused(admin: Client, route: str) -
 
 def test_another_caller_is_independent(server: LiveServer, admin: Client) -> None:
     name, password = unique("caller"), "a password of this test only"
-    done(
+    ok(
         admin.post(
             "/accounts",
             json={
@@ -367,10 +365,11 @@ def test_another_caller_is_independent(server: LiveServer, admin: Client) -> Non
                 "password": password,
                 "grants": {"scopes": ["keyosk:services:write", "keyosk:services:read"]},
             },
-        )
+        ),
+        201,
     )
     headers = {"Idempotency-Key": unique("key")}
-    mine = done(admin.post("/roles", json={"name": unique("role")}, headers=headers))
+    mine = ok(admin.post("/roles", json={"name": unique("role")}, headers=headers), 201)
     theirs = server.client(name, password).post(
         "/roles", json={"name": unique("role")}, headers=headers
     )
@@ -382,7 +381,7 @@ def test_another_caller_is_independent(server: LiveServer, admin: Client) -> Non
 def test_a_refused_request_may_be_sent_again_in_another_form(admin: Client) -> None:
     headers = {"Idempotency-Key": unique("key")}
     assert admin.post("/roles", json={"name": "Not A Name"}, headers=headers).status_code == 422
-    done(admin.post("/roles", json={"name": unique("role")}, headers=headers))
+    ok(admin.post("/roles", json={"name": unique("role")}, headers=headers), 201)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "tab\there"])

@@ -21,7 +21,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from pages import Browser, Page, logged_in
-from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
+from people import NEW_PASSWORD, PASSWORD, Person, make_key, make_person, ok
 from tables import table
 
 pytestmark = pytest.mark.every_database
@@ -104,7 +104,7 @@ def test_an_api_key_logs_nobody_in(server: LiveServer, admin: Client, alice: Per
 
 def test_wrong_logins_are_told_the_same(server: LiveServer, admin: Client, alice: Person) -> None:
     off = make_person(admin)
-    done(admin.patch(off.path, json={"enabled": False}))
+    ok(admin.patch(off.path, json={"enabled": False}))
     responses = {
         (response.status_code, Page(response).text.replace(name, ""))
         for name, password in (
@@ -203,16 +203,16 @@ def test_a_session_ends_when_its_account_loses_what_it_rests_on(
         case "no password":
             admin.delete(f"{person.path}/password")
         case "disabled" | "disabled and enabled":
-            done(admin.patch(person.path, json={"enabled": False}))
+            ok(admin.patch(person.path, json={"enabled": False}))
             if change.endswith("enabled"):
-                done(admin.patch(person.path, json={"enabled": True}))
+                ok(admin.patch(person.path, json={"enabled": True}))
         case "tokens":
-            done(admin.delete(f"{person.path}/tokens"))
+            ok(admin.delete(f"{person.path}/tokens"))
         case "session":
-            (session,) = done(admin.get(f"{person.path}/console-sessions"))["items"]
-            done(admin.delete(f"{person.path}/console-sessions/{session['id']}"), 204)
+            (session,) = ok(admin.get(f"{person.path}/console-sessions"))["items"]
+            ok(admin.delete(f"{person.path}/console-sessions/{session['id']}"), 204)
         case "deleted":
-            done(admin.delete(person.path), 204)
+            ok(admin.delete(person.path), 204)
     assert not browser.is_logged_in()
 
 
@@ -254,8 +254,8 @@ def test_sessions_are_listed_for_their_owner_and_for_admins_only(
     browser.client.session.headers["User-Agent"] = "<b>Test"
     browser = logged_in(server, alice.username)
     own = alice.login()
-    listed = done(own.get("/accounts/me/console-sessions"))["items"]
-    assert listed == done(admin.get(f"{alice.path}/console-sessions"))["items"]
+    listed = ok(own.get("/accounts/me/console-sessions"))["items"]
+    assert listed == ok(admin.get(f"{alice.path}/console-sessions"))["items"]
     assert len(listed) == 2
     assert listed[0].keys() == {
         "id", "address", "agent", "amr", "created_at", "last_used_at", "expires_at",
@@ -462,7 +462,7 @@ def test_what_is_done_here_is_so_in_the_audit_log(server: LiveServer, admin: Cli
     browser = logged_in(server, person.username)
     name = unique("made")
     assert browser.act("/console/accounts", username=name, kind="machine").h1 == name
-    rows = done(admin.get("/audit", params={"actor": person.id, "sort": "sequence"}))["items"]
+    rows = ok(admin.get("/audit", params={"actor": person.id, "sort": "sequence"}))["items"]
     assert [(row["action"], row["via"], row["credential"]) for row in rows] == [
         ("console_session.begin", "console", "password"),
         ("account.create", "console", "password"),
@@ -571,7 +571,7 @@ def test_ones_own_credentials_take_the_password_always(server: LiveServer, alice
     for given in ("", "not the password at all"):
         fields = {"name": "another", "confirm": "yes", "current_password": given}
         assert browser.post("/console/accounts/me/api-keys", fields).status_code == 403
-    assert len(done(alice.login().get("/accounts/me/api-keys"))["items"]) == 1
+    assert len(ok(alice.login().get("/accounts/me/api-keys"))["items"]) == 1
     fields = {"password": NEW_PASSWORD, "current_password": "not the password at all"}
     assert browser.post("/console/accounts/me/password", fields).status_code == 403
     fields["current_password"] = PASSWORD

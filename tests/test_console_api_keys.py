@@ -8,7 +8,7 @@ from keyosk.console import ages
 from keyosk.credentials import api_key_format
 from live import Client, LiveServer
 from pages import Browser, Page, logged_in
-from people import can_log_in, done, make_key, make_person
+from people import can_log_in, make_key, make_person, ok
 from tables import table
 
 pytestmark = pytest.mark.every_database
@@ -58,7 +58,7 @@ def test_a_leaked_key_is_found_and_ended(server: LiveServer, admin: Client, root
     assert not can_log_in(server, alice.username, secret)
     page = Page(root.post("/console/api-keys/find", {"secret": secret}))
     assert "No API key has this secret" in page.text
-    rows = done(admin.get("/audit", params={"target": f"account/{alice.id}/api-key/{key}"}))
+    rows = ok(admin.get("/audit", params={"target": f"account/{alice.id}/api-key/{key}"}))
     assert secret[12:] not in str(rows)
     assert secret[12:] not in server.log.read_text()
 
@@ -88,7 +88,7 @@ def test_a_search_says_whether_it_is_this_very_secret_and_whether_it_works(admin
     key, secret = make_key(admin, alice)
 
     def find(**body: str) -> tuple[str, bool, list[tuple[str, bool]]]:
-        result = done(admin.post("/api-keys/find", json=body))
+        result = ok(admin.post("/api-keys/find", json=body))
         assert secret not in str(result)
         keys = [(item["id"], item["works"]) for item in result["items"]]
         return result["matches"], result["is_whole"], keys
@@ -100,9 +100,9 @@ def test_a_search_says_whether_it_is_this_very_secret_and_whether_it_works(admin
     assert find(secret=secret[:-1]) == ("prefix", False, [(key, True)])
     assert find(prefix=secret[:12]) == ("prefix", True, [(key, True)])
     assert find(secret="kysk_" + "0" * 38) == ("none", False, [])
-    done(admin.patch(f"{alice.path}/api-keys/{key}", json={"enabled": False}))
-    done(admin.patch(alice.path, json={"enabled": False}))
-    (item,) = done(admin.post("/api-keys/find", json={"secret": secret}))["items"]
+    ok(admin.patch(f"{alice.path}/api-keys/{key}", json={"enabled": False}))
+    ok(admin.patch(alice.path, json={"enabled": False}))
+    (item,) = ok(admin.post("/api-keys/find", json={"secret": secret}))["items"]
     assert item["faults"] == ["account_disabled", "key_disabled"]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from live import Client, LiveServer
 from pages import Browser, Page, logged_in
-from people import PASSWORD, Person, can_log_in, done, make_key, make_person
+from people import PASSWORD, Person, can_log_in, make_key, make_person, ok
 
 pytestmark = pytest.mark.every_database
 
@@ -26,7 +26,7 @@ def send(browser: Browser, act: str, *accounts: str, **more: str) -> Page:
 
 def rows_of(admin: Client, person: Person, action: str) -> list[tuple[str, str]]:
     query = {"target": f"account/{person.id}", "action": action}
-    rows = done(admin.get("/audit", params=query))["items"]
+    rows = ok(admin.get("/audit", params=query))["items"]
     return [(row["via"], row["outcome"]) for row in rows]
 
 
@@ -47,7 +47,7 @@ def test_many_are_disabled_and_enabled(server: LiveServer, admin: Client, root: 
     page = send(root, "disable", *(each.id for each in people))
     assert (page.h1, "Disable them" in page.text) == ("Disable 3 accounts?", True)
     assert all(each.username in page.text for each in people)
-    assert all(done(admin.get(each.path))["enabled"] for each in people)
+    assert all(ok(admin.get(each.path))["enabled"] for each in people)
     page = send(root, "disable", *(each.id for each in people), confirm="yes")
     assert "Done for 3 of 3 accounts." in page.text
     assert "No service accepts a token of theirs from before after" in page.text
@@ -63,7 +63,7 @@ def test_many_are_disabled_and_enabled(server: LiveServer, admin: Client, root: 
 def test_refusals_are_shown_others_done(server: LiveServer, admin: Client, root: Browser) -> None:
     alice, mighty = make_person(admin), make_person(admin, "keyosk:admin")
     gone = make_person(admin)
-    done(admin.delete(gone.path), 204)
+    ok(admin.delete(gone.path), 204)
     helper = make_person(admin, "keyosk:accounts:read", "keyosk:accounts:write")
     browser = logged_in(server, helper.username)
     chosen = (mighty.id, gone.id, helper.id, alice.id)
@@ -73,8 +73,8 @@ def test_refusals_are_shown_others_done(server: LiveServer, admin: Client, root:
     assert f"{alice.username} done; everywhere after" in page.text
     assert f"{mighty.username} not done : " in page.text.replace(" not done:", " not done :")
     assert "There is no such account." in page.text
-    assert done(admin.get(mighty.path))["enabled"] is True
-    assert done(admin.get(helper.path))["enabled"] is True
+    assert ok(admin.get(mighty.path))["enabled"] is True
+    assert ok(admin.get(helper.path))["enabled"] is True
     assert not can_log_in(server, alice.username, PASSWORD)
 
 
@@ -84,7 +84,7 @@ def test_it_gives_nobody_more_than_the_api(server: LiveServer, admin: Client) ->
     browser = logged_in(server, make_person(admin, "keyosk:accounts:read").username)
     page = send(browser, "disable", alice.id, confirm="yes")
     assert "1 of 1 accounts were left as they are." in page.text
-    assert done(admin.get(alice.path))["enabled"] is True
+    assert ok(admin.get(alice.path))["enabled"] is True
     assert send(browser, "delete", alice.id, confirm="yes").status == 422
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from live import Client, LiveServer
 from pages import Browser, Page, logged_in
-from people import Person, done, make_key, make_person, make_service
+from people import Person, make_key, make_person, make_service, ok
 
 pytestmark = pytest.mark.every_database
 
@@ -46,32 +46,32 @@ def test_a_key_that_is_limited_is_allowed_the_scope(admin: Client, root: Browser
     assert "The API key is limited to other scopes." in page.text
     page = mend(root, page, "/allow")
     assert page.status == 200, page.text
-    token = done(alice.login(secret).post("/auth/token"))
+    token = ok(alice.login(secret).post("/auth/token"))
     assert token["scope"].split() == [f"{todo}:read", f"{todo}:write"]
     full, _ = make_key(admin, alice)
     root.act(f"/console/accounts/{alice.id}/api-keys/{full}/allow", scope=f"{todo}:read")
-    assert done(admin.get(f"{alice.path}/api-keys/{full}"))["scopes"] is None
+    assert ok(admin.get(f"{alice.path}/api-keys/{full}"))["scopes"] is None
 
 
 def test_what_stops_the_whole_login_is_mended(admin: Client, root: Browser) -> None:
     alice = make_person(admin)
     key, _ = make_key(admin, alice)
-    done(admin.patch(f"{alice.path}/api-keys/{key}", json={"enabled": False}))
+    ok(admin.patch(f"{alice.path}/api-keys/{key}", json={"enabled": False}))
     page = explain(root, alice, api_key=key)
     assert "The API key is disabled." in page.text
     mend(root, page, f"{key}/enable")
-    assert done(admin.get(f"{alice.path}/api-keys/{key}"))["enabled"] is True
-    done(admin.patch(alice.path, json={"enabled": False}))
+    assert ok(admin.get(f"{alice.path}/api-keys/{key}"))["enabled"] is True
+    ok(admin.patch(alice.path, json={"enabled": False}))
     page = explain(root, alice)
     assert "The account is disabled." in page.text
     mend(root, page, "/enable")
-    assert done(admin.get(alice.path))["enabled"] is True
+    assert ok(admin.get(alice.path))["enabled"] is True
 
 
 def test_a_scope_that_must_be_asked_for_is_asked_for(admin: Client, root: Browser) -> None:
     todo, other = make_service(admin), make_service(admin)
     alice = make_person(admin, f"{todo}:read", f"{other}:read")
-    done(admin.patch(f"/services/{other}", json={"on_request_only": True}))
+    ok(admin.patch(f"/services/{other}", json={"on_request_only": True}))
     page = explain(root, alice)
     (place,) = [
         given["href"] or ""
@@ -92,4 +92,4 @@ def test_a_button_gives_nobody_more_than_the_api(server: LiveServer, admin: Clie
     for act in ("allow", "enable"):
         path = f"/console/accounts/{alice.id}/api-keys/{key}/{act}"
         assert browser.post(path, {"scope": f"{todo}:read", "confirm": "yes"}).status_code == 403
-    assert done(admin.get(f"{alice.path}/api-keys/{key}"))["scopes"] == []
+    assert ok(admin.get(f"{alice.path}/api-keys/{key}"))["scopes"] == []

@@ -6,7 +6,7 @@ import pytest
 
 from live import Client, LiveServer, unique
 from pages import Browser, Page, logged_in
-from people import PASSWORD, done, make_person
+from people import PASSWORD, make_person, ok
 from platforms import AUDIENCE, Platform
 from shops import MAIN, Shop
 from tables import table
@@ -24,7 +24,7 @@ def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
     server: LiveServer, admin: Client, root: Browser, ci: Platform
 ) -> None:
     shop = Shop(server, admin, ci)
-    done(admin.delete(f"/issuers/{shop.issuer}", params={"force": "true"}), 204)
+    ok(admin.delete(f"/issuers/{shop.issuer}", params={"force": "true"}), 204)
     name = unique("ci")
     fields = root.get("/console/issuers").form("/console/issuers").fields
     fields |= {"name": name, "preset": "github", "issuer": ci.issuer, "audience": AUDIENCE}
@@ -49,10 +49,10 @@ def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
     assert "ref=refs/heads/main ref=refs/tags/*" in page.text
     assert "no token ever fitted" in page.text
     shop.issuer = name
-    rule = done(admin.get(f"/issuers/{name}/rules/main"))
+    rule = ok(admin.get(f"/issuers/{name}/rules/main"))
     assert rule["claims"] == {**MAIN, "ref": ["refs/heads/main", "refs/tags/*"]}
     assert (rule["scopes"], rule["once"], rule["expires_at"]) == ([shop.read], False, None)
-    assert done(shop.present(ci.token()))["scope"] == shop.read
+    assert ok(shop.present(ci.token()))["scope"] == shop.read
     page = root.get(path)
     assert "no token ever fitted" not in page.text
     assert "refs/heads/main or refs/tags/*" in page.text
@@ -61,7 +61,7 @@ def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
     written = "repository_id=842913401\nprotected:=true\nrun:=7"
     page = root.act(f"{path}/rules/main", **fields | {"claims": written, "once_chosen": "yes"})
     assert "Saved. No service accepts a token from before after" in page.text
-    rule = done(admin.get(f"/issuers/{name}/rules/main"))
+    rule = ok(admin.get(f"/issuers/{name}/rules/main"))
     assert rule["claims"] == {"repository_id": "842913401", "protected": True, "run": 7}
     assert (rule["scopes"], rule["once"]) == ([shop.read], True)
     response = root.post(f"{path}/rules/main", {**fields, "claims": written, "confirm": "yes"})
@@ -72,7 +72,7 @@ def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
     fields = root.get(path).form(path).fields
     page = root.act(path, **fields | {"max_lifetime": "600", "audience": "another"})
     assert "600 s" in page.text
-    changed = done(admin.get(f"/issuers/{name}"))
+    changed = ok(admin.get(f"/issuers/{name}"))
     assert (changed["max_lifetime"], changed["audience"]) == (600, "another")
     assert (changed["algorithms"], changed["allow_private"]) == (["RS256"], True)
     assert root.act(f"{path}/rules/main/delete").h1 == f"Issuer {name}"
@@ -82,12 +82,12 @@ def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
 
 
 def test_a_rule_limited_to_no_scope_does_not_become_unlimited(shop: Shop, root: Browser) -> None:
-    done(shop.change_rule("main", scopes=[]))
+    ok(shop.change_rule("main", scopes=[]))
     path = f"/console/issuers/{shop.issuer}/rules/main"
     fields = root.get(path).form("/rules/main").fields
     fields["claims"] = "repository_id=1"
     assert "Saved." in root.act(path, **fields).text
-    assert done(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))["scopes"] == []
+    assert ok(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))["scopes"] == []
 
 
 def test_a_token_is_tried_without_being_kept(shop: Shop, root: Browser) -> None:
@@ -106,8 +106,8 @@ def test_a_token_is_tried_without_being_kept(shop: Shop, root: Browser) -> None:
     for bad in (token[:-4] + "AAAA", "a.b.c", "", "x" * 20_000, shop.ci.token(aud="other")):
         page = Page(root.post(path, {"assertion": bad}))
         assert ("It would not log in" in page.text, page.status) == (True, 200), bad[:20]
-    assert done(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))["last_used_at"] is None
-    rows = done(shop.admin.get("/audit", params={"limit": 200, "sort": "-sequence"}))["items"]
+    assert ok(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))["last_used_at"] is None
+    rows = ok(shop.admin.get("/audit", params={"limit": 200, "sort": "-sequence"}))["items"]
     assert token not in str(rows)
     assert token.split(".")[2] not in shop.server.log.read_text()
 

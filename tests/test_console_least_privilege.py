@@ -9,7 +9,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
 from live import Client, LiveServer
 from pages import logged_in
-from people import done, make_key, make_person
+from people import make_key, make_person, ok
 from test_console_views import get, in_process
 
 pytestmark = pytest.mark.every_database
@@ -29,11 +29,11 @@ def test_a_key_without_any_limit_is_found_and_one_with_a_limit_is_not(admin: Cli
     for limit in limits:
         make_key(admin, alice, name="limited", **limit)
     query = {"limits": "none", "owner": alice.username, "enabled": "true"}
-    items = done(admin.get("/api-keys", params=query))["items"]
+    items = ok(admin.get("/api-keys", params=query))["items"]
     assert [each["id"] for each in items] == [free]
-    others = done(admin.get("/api-keys", params={**query, "limits": "some"}))["items"]
+    others = ok(admin.get("/api-keys", params={**query, "limits": "some"}))["items"]
     assert [each["name"] for each in others] == ["limited"] * 3
-    of_one = done(admin.get(f"{alice.path}/api-keys", params={"limits": "none"}))["items"]
+    of_one = ok(admin.get(f"{alice.path}/api-keys", params={"limits": "none"}))["items"]
     assert [each["id"] for each in of_one] == [free]
     assert admin.get("/api-keys", params={"limits": "all"}).status_code == 422
 

@@ -8,7 +8,7 @@ from keyosk.cli import verify_service
 from keyosk.console import drawing, protection
 from live import Client, LiveServer, unique
 from pages import Browser, logged_in
-from people import done, make_person, make_role, make_service
+from people import make_person, make_role, make_service, ok
 from tables import table
 
 pytestmark = pytest.mark.every_database
@@ -35,7 +35,7 @@ def test_a_service_shows_how_it_is_protected(server: LiveServer, admin: Client) 
     service = make_service(admin)
     browser = logged_in(server, make_person(admin, "keyosk:services:read").username)
     text = browser.get(f"/console/services/{service}").text
-    issuer = done(admin.get("/.well-known/oauth-authorization-server"))["issuer"]
+    issuer = ok(admin.get("/.well-known/oauth-authorization-server"))["issuer"]
     assert f'keyosk = Keyosk("{issuer}", "{service}")' in text
     assert f'@keyosk.require("{service}:read")' in text
     assert f"{issuer}/auth/jwks?service={service}" in text
@@ -71,8 +71,8 @@ def test_exchanges_are_a_picture_and_a_text(admin: Client, root: Browser) -> Non
     before, middle, after, other = (make_service(admin) for _ in range(4))
     for service, target in ((before, middle), (middle, after), (other, after)):
         exchanges = [{"service": target, "scopes": [f"{target}:read"]}]
-        done(admin.patch(f"/services/{service}", json={"exchanges": exchanges}))
-    items = done(admin.get("/services", params={"exchanges_for": after, "sort": "name"}))["items"]
+        ok(admin.patch(f"/services/{service}", json={"exchanges": exchanges}))
+    items = ok(admin.get("/services", params={"exchanges_for": after, "sort": "name"}))["items"]
     assert [each["name"] for each in items] == sorted((middle, other))
     page = root.get(f"/console/services/{middle}")
     (picture,) = [given for tag, given in page.tags if tag == "svg"]
@@ -111,10 +111,10 @@ def test_who_may_what_is_a_table_of_roles_or_accounts(
 def test_a_table_of_many_accounts_and_scopes_has_pages(admin: Client, root: Browser) -> None:
     name = unique("wide")
     scopes = [f"{name}:s{number:02}" for number in range(20)]
-    done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
+    ok(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
     held = {"scopes": [scopes[0]]}
     for _ in range(17):
-        done(admin.post("/accounts", json={"username": unique("many"), "grants": held}), 201)
+        ok(admin.post("/accounts", json={"username": unique("many"), "grants": held}), 201)
     query = {"service": name, "rows": "accounts", "scope": scopes[0]}
     page = root.get("/console/matrix", params=query)
     places = [given["href"] or "" for tag, given in page.tags if given.get("rel") == "next"]

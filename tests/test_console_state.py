@@ -21,7 +21,7 @@ from keyosk.model import OPERATOR, Grant, Kind, Node, Scope
 from keyosk.storage import tables
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer
 from pages import Page, logged_in
-from people import done, make_key, make_person, make_service
+from people import make_key, make_person, make_service, ok
 from tables import table
 
 pytestmark = pytest.mark.every_database
@@ -143,7 +143,7 @@ def test_an_admin_sees_and_ends_sessions_of_everybody(server: LiveServer, admin:
     todo = make_service(admin, refresh_allowed=True)
     alice = make_person(admin, f"{todo}:read")
     form = {"audience": todo, "scope": f"{todo}:read offline_access"}
-    token = done(alice.login().post("/auth/token", data=form))
+    token = ok(alice.login().post("/auth/token", data=form))
     hers = logged_in(server, alice.username)
     root = logged_in(server, make_person(admin, "keyosk:admin").username)
     page = root.get("/console/sessions", params={"owner": alice.username})
@@ -157,7 +157,7 @@ def test_an_admin_sees_and_ends_sessions_of_everybody(server: LiveServer, admin:
     assert not hers.is_logged_in()
     refresh = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"]}
     assert server.client().post("/auth/token", data=refresh).status_code == 400
-    rows = done(admin.get("/audit", params={"target": f"account/{alice.id}"}))["items"]
+    rows = ok(admin.get("/audit", params={"target": f"account/{alice.id}"}))["items"]
     assert {("session.end", "console"), ("console_session.end", "console")} <= {
         (row["action"], row["via"]) for row in rows
     }

@@ -18,7 +18,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from pages import Browser, Page, logged_in
-from people import NEW_PASSWORD, PASSWORD, done, make_key, make_person, make_role, make_service
+from people import NEW_PASSWORD, PASSWORD, make_key, make_person, make_role, make_service, ok
 from tables import table
 
 pytestmark = pytest.mark.every_database
@@ -69,7 +69,7 @@ def test_an_admin_finds_why_somebody_may_not_and_mends_it(admin: Client, root: B
     assert form.fields["name"] == f"{todo}:write"
     page = root.act(form.action, **form.fields)
     assert "The grants were changed." in page.text
-    token = done(alice.login().post("/auth/token"))
+    token = ok(alice.login().post("/auth/token"))
     assert token["scope"].split() == [f"{todo}:read", f"{todo}:write"]
 
 
@@ -103,7 +103,7 @@ def test_an_account_is_made_changed_disabled_and_deleted(root: Browser, admin: C
     response = root.post("/console/accounts", fields)
     page = root.get(response.headers["Location"])
     assert ("Created." in page.text, page.h1) == (True, name)
-    path = f"/console/accounts/{done(admin.get(f'/accounts/{name}'))['id']}"
+    path = f"/console/accounts/{ok(admin.get(f'/accounts/{name}'))['id']}"
     fields = root.get(path).form("/edit").fields
     assert "Saved." in root.act(f"{path}/edit", **fields | {"display_name": "Another"}).text
     response = root.post(f"{path}/edit", fields)  # as the page was before
@@ -112,7 +112,7 @@ def test_an_account_is_made_changed_disabled_and_deleted(root: Browser, admin: C
     assert "The account gets no new token" in page.text
     page = root.act(f"{path}/disable")
     assert re.search(r"Disabled\. .* after 20\d\d-\d\d-\d\d \d\d:\d\d UTC", page.text)
-    assert done(admin.get(f"/accounts/{name}"))["enabled"] is False
+    assert ok(admin.get(f"/accounts/{name}"))["enabled"] is False
     assert "Enabled." in root.act(f"{path}/enable").text
     assert "sessions were ended" in root.act(f"{path}/end-tokens").text
     response = root.post(f"{path}/password", {"password": NEW_PASSWORD})
@@ -131,7 +131,7 @@ def test_a_key_is_made_once_however_often_the_form_is_sent_rotated_and_ended(
     secrets = [_secret(page) for page in pages]
     assert secrets[0] == secrets[1]
     assert server.client(alice.username, secrets[0]).post("/auth/token").status_code == 200
-    (key,) = done(admin.get(f"{alice.path}/api-keys"))["items"]
+    (key,) = ok(admin.get(f"{alice.path}/api-keys"))["items"]
     page = root.act(f"{path}/{key['id']}/rotate")
     assert "works for 24 more hours" in page.text
     shown = root.get(f"/console/accounts/{alice.id}")
@@ -154,7 +154,7 @@ def test_everybody_has_a_page_of_their_own(server: LiveServer, admin: Client) ->
     assert _navigation(page)[:3] == places
     page = browser.act("/console/accounts/me/api-keys", PASSWORD, name="phone")
     assert server.client(alice.username, _secret(page)).post("/auth/token").status_code == 200
-    (session,) = done(alice.login().get("/accounts/me/console-sessions"))["items"]
+    (session,) = ok(alice.login().get("/accounts/me/console-sessions"))["items"]
     response = browser.post("/console/accounts/me/end-console-session", {"session": session["id"]})
     assert response.status_code == 303
     assert not browser.is_logged_in()
@@ -196,7 +196,7 @@ def test_a_page_gives_nobody_more_than_the_api(
     }.items():
         with subtests.test(path):
             assert browser.post(path, {**fields, "confirm": "yes"}).status_code == 403
-    assert done(admin.get(bob.path))["enabled"] is True
+    assert ok(admin.get(bob.path))["enabled"] is True
 
 
 @pytest.mark.attack
@@ -208,7 +208,7 @@ def test_safeguards_against_privilege_escalation_hold(server: LiveServer, admin:
     response = browser.post(path, {"kind": "scope", "name": "keyosk:admin", "confirm": "yes"})
     assert response.status_code == 403
     assert "rights that you do not hold" in Page(response).text
-    rows = done(admin.get("/audit", params={"actor": helper.id, "outcome": "refused"}))["items"]
+    rows = ok(admin.get("/audit", params={"actor": helper.id, "outcome": "refused"}))["items"]
     assert [(row["action"], row["via"]) for row in rows] == [("rule.refused", "console")]
 
 
@@ -222,7 +222,7 @@ def test_services_and_roles_are_made_and_changed(root: Browser, admin: Client) -
     fields = page.form(f"/roles/{role}").fields
     fields["scopes"] = f"{name}:read {name}:write"
     assert "Saved." in root.act(f"/console/roles/{role}", **fields).text
-    assert done(admin.get(f"/roles/{role}"))["scopes"] == [f"{name}:read", f"{name}:write"]
+    assert ok(admin.get(f"/roles/{role}"))["scopes"] == [f"{name}:read", f"{name}:write"]
     fields = {**fields, "scopes": "keyosk:admin", "tag": ""}
     assert "administer Keyosk" in Page(root.post(f"/console/roles/{role}", fields)).text
     assert root.act(f"/console/roles/{role}/delete").h1 == "Roles, and who may do what"
@@ -254,7 +254,7 @@ def test_a_guesser_is_seen_once_the_minute_is_over(prepared_url: str) -> None:
 
 def test_the_audit_log_is_filtered_and_tells_what_changed(admin: Client, root: Browser) -> None:
     alice = make_person(admin)
-    done(admin.patch(alice.path, json={"display_name": "Alice Adams"}))
+    ok(admin.patch(alice.path, json={"display_name": "Alice Adams"}))
     query = {"target": f"account/{alice.id}", "action": "account.change"}
     page = root.get("/console/audit", params=query)
     assert 'display_name: − "" + "Alice Adams"' in page.text
@@ -279,7 +279,7 @@ def test_a_list_goes_on_where_a_page_ends(infested: tuple[Installation, InProces
 def test_the_lists_of_an_account_go_on_too(admin: Client, root: Browser) -> None:
     name = unique("todo")
     scopes = [f"{name}:{number:02}" for number in range(27)]
-    done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
+    ok(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
     alice = make_person(admin, *scopes)
     for number in range(27):
         make_key(admin, alice, name=f"key {number:02}")

@@ -16,7 +16,7 @@ from keyosk import config, diagnosis
 from keyosk.storage import maintenance
 from live import ADMIN_PASSWORD, SECRET_KEY, LiveServer, free_port
 from pages import logged_in
-from people import done, make_service
+from people import make_service, ok
 from platforms import METADATA, platform, send
 from shops import Shop
 from terminal import Done, keyosk
@@ -92,8 +92,8 @@ def test_a_service_that_has_not_fetched_the_next_key_is_named(tmp_path: Path) ->
     with LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, workers="1") as server:
         admin = server.admin()
         service = make_service(admin)
-        done(server.client().get("/auth/jwks", params={"service": service}))
-        signing_key = done(admin.post("/signing-keys/rotate"), 201)
+        ok(server.client().get("/auth/jwks", params={"service": service}))
+        signing_key = ok(admin.post("/signing-keys/rotate"), 201)
         assert signing_key["not_seen_by"] == [service]
         check = examined(doctor(server, "--json"))["next key"]
         assert check["status"] == "warning"
@@ -101,14 +101,14 @@ def test_a_service_that_has_not_fetched_the_next_key_is_named(tmp_path: Path) ->
             check["found"]
             == f"not fetched yet by {service}; it signs from {signing_key['active_from']}"
         )
-        done(server.client().get("/auth/jwks", params={"service": service}))
-        assert done(admin.get("/signing-keys"))["items"][-1]["not_seen_by"] == []
+        ok(server.client().get("/auth/jwks", params={"service": service}))
+        assert ok(admin.get("/signing-keys"))["items"][-1]["not_seen_by"] == []
         assert examined(doctor(server, "--json"))["next key"]["status"] == "ok"
 
 
 def diagnosed(shop: Shop) -> dict[str, dict[str, Any]]:
     """What the server itself finds, by part."""
-    return {each["part"]: each for each in done(shop.admin.get("/diagnosis"))["checks"]}
+    return {each["part"]: each for each in ok(shop.admin.get("/diagnosis"))["checks"]}
 
 
 @pytest.mark.every_database
@@ -129,7 +129,7 @@ def test_unreachable_issuers_and_useless_rules(own_server: LiveServer, tmp_path:
         assert "no token ever logged in by it" in root.get("/console/settings").text
         assert len(ci.asked) == asked  # whoever opens a page has us call nobody
 
-        done(shop.present(ci.token()))
+        ok(shop.present(ci.token()))
         checks = examined(doctor(server, "--json"))
         assert (checks[key]["status"], checks[rules]["status"]) == ("ok", "ok")
         assert "fetched 0 minutes ago" in checks[key]["found"]
@@ -139,38 +139,38 @@ def test_unreachable_issuers_and_useless_rules(own_server: LiveServer, tmp_path:
         assert "fetched 0 minutes ago" in here[key]["found"]
 
         idle = {"claims": {"repository_id": "1"}, "account": shop.machine()}
-        rule = done(
+        rule = ok(
             shop.admin.post(f"/issuers/{shop.issuer}/rules", json={"name": "other", **idle}), 201
         )
         path = f"/issuers/{shop.issuer}/rules/other"
-        done(shop.admin.patch(path, json={"expires_at": "2020-01-01T00:00:00Z"}))
+        ok(shop.admin.patch(path, json={"expires_at": "2020-01-01T00:00:00Z"}))
         assert "ended at 2020" in examined(doctor(server, "--json"))[other]["found"]
-        done(shop.admin.patch(f"/accounts/{rule['account']}", json={"enabled": False}))
+        ok(shop.admin.patch(f"/accounts/{rule['account']}", json={"enabled": False}))
         checks = examined(doctor(server, "--json"))
         assert "is disabled or has expired" in checks[other]["found"]
         assert checks[other]["cure"].endswith(f"keyosk rule delete {shop.issuer} other")
         assert diagnosed(shop)[other] == checks[other]
-        done(shop.admin.patch(path, json={"enabled": False}))
+        ok(shop.admin.patch(path, json={"enabled": False}))
 
         ci.answers[METADATA] = lambda handler: send(handler, b"", status=500)
         checks = examined(doctor(server, "--json"))
         assert (checks[key]["status"], checks[rules]["status"]) == ("warning", "ok")
         assert "cannot be fetched" in checks[key]["found"]
-        done(shop.change(jwks_uri=f"{ci.issuer}/none"))  # what was known is forgotten
+        ok(shop.change(jwks_uri=f"{ci.issuer}/none"))  # what was known is forgotten
         checks = examined(doctor(server, "--json"))
         assert checks[key]["status"] == "wrong"
         assert "--keys FILE" in checks[key]["cure"]
         shop.present(ci.token())  # now the server knows as well
         assert diagnosed(shop)[key] == checks[key]
 
-        done(shop.change(jwks_uri=None, keys={"keys": ci.keys}))
-        done(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
-        done(shop.admin.delete(path), 204)
+        ok(shop.change(jwks_uri=None, keys={"keys": ci.keys}))
+        ok(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
+        ok(shop.admin.delete(path), 204)
         checks = examined(doctor(server, "--json"))
         assert (checks[key]["status"], checks[rules]["status"]) == ("ok", "warning")
         assert "its keys were given" in checks[key]["found"]
         assert diagnosed(shop)[key] == checks[key]
-        done(shop.change(enabled=False))
+        ok(shop.change(enabled=False))
         assert key not in examined(doctor(server, "--json"))
 
 

@@ -14,7 +14,7 @@ from installed import installed, rows_of
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from live import Client, LiveServer
-from people import claims_of, done, make_person, make_service
+from people import claims_of, make_person, make_service, ok
 from tables import table
 
 
@@ -31,7 +31,7 @@ def todo(admin: Client) -> str:
 
 @pytest.fixture(scope="module")
 def good(admin: Client, todo: str) -> str:
-    text: str = done(make_person(admin, f"{todo}:read").login().post("/auth/token"))["access_token"]
+    text: str = ok(make_person(admin, f"{todo}:read").login().post("/auth/token"))["access_token"]
     return text
 
 

@@ -33,8 +33,10 @@ class Record:
 
     def wait_for(self, number: int) -> None:
         with self.changed:
-            done = self.changed.wait_for(lambda: len(self.acknowledged) >= number, timeout=60)
-        assert done, f"{len(self.acknowledged)} of {number} accounts acknowledged: {self.refused}"
+            is_reached = self.changed.wait_for(lambda: len(self.acknowledged) >= number, timeout=60)
+        assert is_reached, (
+            f"{len(self.acknowledged)} of {number} accounts acknowledged: {self.refused}"
+        )
 
 
 def write(server: LiveServer, token: str, names: Any, record: Record) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import LiveServer, free_port, unique, wait_for
-from people import PASSWORD, done
+from people import PASSWORD, ok
 from test_proxies import missing, program
 from waiting import until_it_listens
 
@@ -110,16 +110,16 @@ def ejabberd(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> It
 def test_ejabberd_takes_a_good_token_and_no_other(ejabberd: Ejabberd, server: LiveServer) -> None:
     admin = server.admin()
     service = unique("chat")
-    done(admin.post("/services", json={"name": service, "scopes": [f"{service}:use"]}), 201)
+    ok(admin.post("/services", json={"name": service, "scopes": [f"{service}:use"]}), 201)
     user = unique("alice")
     for name in (user, f"{user}-too"):
         grants = {"scopes": [f"{service}:use"]}
         body = {"username": f"{name}@{HOST}", "password": PASSWORD, "grants": grants}
-        done(admin.post("/accounts", json=body), 201)
+        ok(admin.post("/accounts", json=body), 201)
 
     def token(name: str) -> str:
         login = server.client(f"{name}@{HOST}", PASSWORD)
-        text: str = done(login.post("/auth/token", data={"audience": service}))["access_token"]
+        text: str = ok(login.post("/auth/token", data={"audience": service}))["access_token"]
         return text
 
     good = token(user)
@@ -127,7 +127,7 @@ def test_ejabberd_takes_a_good_token_and_no_other(ejabberd: Ejabberd, server: Li
 
     login = server.client(f"{user}@{HOST}", PASSWORD)
     data = {"audience": service, "lifetime": 3}
-    short = done(login.post("/auth/token", data=data))["access_token"]
+    short = ok(login.post("/auth/token", data=data))["access_token"]
     wait_for(jwt.decode(short, options={"verify_signature": False})["exp"] + 1)
     assert not ejabberd.lets_in(user, short)
 
@@ -154,7 +154,7 @@ def test_a_claim_of_the_account_names_the_address_where_usernames_are_shorter(
     service, other = unique("chat"), unique("other")
     for name, asked in ((service, ["jid"]), (other, [])):
         fields = {"name": name, "scopes": [f"{name}:use"], "claims": asked}
-        done(admin.post("/services", json=fields), 201)
+        ok(admin.post("/services", json=fields), 201)
     user = unique("alice")
     account = {
         "username": user,
@@ -162,11 +162,11 @@ def test_a_claim_of_the_account_names_the_address_where_usernames_are_shorter(
         "grants": {"scopes": [f"{service}:use", f"{other}:use"]},
         "claims": {"jid": f"{user}@{HOST}"},
     }
-    done(admin.post("/accounts", json=account), 201)
+    ok(admin.post("/accounts", json=account), 201)
 
     def token(audience: str) -> str:
         login = server.client(user, PASSWORD)
-        text: str = done(login.post("/auth/token", data={"audience": audience}))["access_token"]
+        text: str = ok(login.post("/auth/token", data={"audience": audience}))["access_token"]
         return text
 
     running = Ejabberd(server, tmp_path, field="jid")

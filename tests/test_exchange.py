@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from live import Client, LiveServer, unique
-from people import PASSWORD, Person, claims_of, done, make_key, make_person
+from people import PASSWORD, Person, claims_of, make_key, make_person, ok
 from tables import table
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -25,7 +25,7 @@ class Chain:
         for name in self.names:
             backend = make_person(admin)
             body = {"name": name, "scopes": [f"{name}:read", f"{name}:write"]}
-            done(admin.post("/services", json={**body, "account": backend.username}), 201)
+            ok(admin.post("/services", json={**body, "account": backend.username}), 201)
             self.backends.append(backend)
         self.shop, self.bill, self.bank = self.names
         self.allow(self.shop, self.bill)
@@ -34,11 +34,11 @@ class Chain:
 
     def allow(self, service: str, target: str, *scopes: str) -> None:
         exchanges = [{"service": target, "scopes": list(scopes)}]
-        done(self.admin.patch(f"/services/{service}", json={"exchanges": exchanges}))
+        ok(self.admin.patch(f"/services/{service}", json={"exchanges": exchanges}))
 
     def token(self, secret: str = PASSWORD, **parameters: Any) -> str:
         response = self.alice.login(secret).post("/auth/token", data=parameters)
-        text: str = done(response)["access_token"]
+        text: str = ok(response)["access_token"]
         return text
 
     def exchange(self, by: Person, text: str, **parameters: Any) -> requests.Response:
@@ -64,7 +64,7 @@ def refused(response: requests.Response, error: str) -> None:
 
 def test_a_token_is_exchanged_for_one_for_the_next_service(chain: Chain) -> None:
     text = chain.token()
-    body = done(chain.exchange(chain.backends[0], text, audience=chain.bill))
+    body = ok(chain.exchange(chain.backends[0], text, audience=chain.bill))
 
     before, after = claims_of(text), claims_of(body["access_token"])
     assert body["issued_token_type"] == ACCESS_TOKEN
@@ -81,9 +81,9 @@ def test_a_token_is_exchanged_for_one_for_the_next_service(chain: Chain) -> None
 
 
 def test_exchanged_again_it_names_everybody_who_acted(chain: Chain) -> None:
-    once = done(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
+    once = ok(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
     chain.allow(chain.bill, chain.bank, f"{chain.bank}:read")
-    twice = done(chain.exchange(chain.backends[1], once["access_token"], resource=chain.bank))
+    twice = ok(chain.exchange(chain.backends[1], once["access_token"], resource=chain.bank))
     acts = claims_of(twice["access_token"])["act"]
     assert acts["sub"] == chain.backends[1].id
     assert acts["act"]["sub"] == chain.backends[0].id
@@ -92,14 +92,14 @@ def test_exchanged_again_it_names_everybody_who_acted(chain: Chain) -> None:
 def test_it_is_never_wider_than_the_token_unless_an_admin_says_by_what(chain: Chain) -> None:
     narrow = chain.token(audience=chain.shop)
     backend = chain.backends[0]
-    assert done(chain.exchange(backend, narrow, audience=chain.bill))["scope"] == ""
+    assert ok(chain.exchange(backend, narrow, audience=chain.bill))["scope"] == ""
     asked = chain.exchange(backend, narrow, audience=chain.bill, scope=f"{chain.bill}:read")
     refused(asked, "invalid_scope")
 
     chain.allow(chain.shop, chain.bill, f"{chain.bill}:read", f"{chain.bill}:write")
 
     # And never more than its account holds.
-    body = done(chain.exchange(backend, narrow, audience=chain.bill))
+    body = ok(chain.exchange(backend, narrow, audience=chain.bill))
     assert body["scope"] == f"{chain.bill}:read"
     asked = chain.exchange(backend, narrow, audience=chain.bill, scope=f"{chain.bill}:write")
     refused(asked, "invalid_scope")
@@ -107,7 +107,7 @@ def test_it_is_never_wider_than_the_token_unless_an_admin_says_by_what(chain: Ch
 
 def test_it_never_lives_longer_than_the_token(chain: Chain) -> None:
     text = chain.token(lifetime=60)
-    body = done(chain.exchange(chain.backends[0], text, audience=chain.bill, lifetime=600))
+    body = ok(chain.exchange(chain.backends[0], text, audience=chain.bill, lifetime=600))
     assert claims_of(body["access_token"])["exp"] <= claims_of(text)["exp"]
 
 
@@ -158,15 +158,15 @@ def test_without_a_login_nothing_is_exchanged(chain: Chain, server: LiveServer) 
 def test_a_token_that_is_good_no_more_is_exchanged_no_more(chain: Chain, loss: str) -> None:
     key, secret = make_key(chain.admin, chain.alice)
     text = chain.token(secret)
-    done(chain.exchange(chain.backends[0], text, audience=chain.bill))
+    ok(chain.exchange(chain.backends[0], text, audience=chain.bill))
     if loss == "revoked":
         chain.alice.login().post("/auth/revoke", data={"token": text})
     elif loss == "disabled":
-        done(chain.admin.patch(chain.alice.path, json={"enabled": False}))
+        ok(chain.admin.patch(chain.alice.path, json={"enabled": False}))
     elif loss == "key deleted":
         assert chain.admin.delete(f"{chain.alice.path}/api-keys/{key}").status_code == 204
     else:
-        done(chain.admin.patch(f"/services/{chain.shop}", json={"enabled": False}))
+        ok(chain.admin.patch(f"/services/{chain.shop}", json={"enabled": False}))
     response = chain.exchange(chain.backends[0], text, audience=chain.bill)
     assert response.status_code == 400
     assert response.json()["error"] in ("invalid_request", "unauthorized_client")
@@ -174,12 +174,12 @@ def test_a_token_that_is_good_no_more_is_exchanged_no_more(chain: Chain, loss: s
 
 def _entries(server: LiveServer, **of: str) -> list[dict[str, Any]]:
     """What is published of this claim."""
-    listed = done(server.client().get("/auth/revocations"))["entries"]
+    listed = ok(server.client().get("/auth/revocations"))["entries"]
     return [entry for entry in listed if of.items() <= entry.items()]
 
 
 def _is_active(by: Person, text: str) -> bool:
-    is_active: bool = done(by.login().post("/auth/introspect", data={"token": text}))["active"]
+    is_active: bool = ok(by.login().post("/auth/introspect", data={"token": text}))["active"]
     return is_active
 
 
@@ -219,7 +219,7 @@ def test_an_exchanged_token_ends_with_the_right_to_act(
     chain = Chain(admin)
     chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
     actor = chain.backends[0]
-    text = done(chain.exchange(actor, chain.token(), audience=chain.bill))["access_token"]
+    text = ok(chain.exchange(actor, chain.token(), audience=chain.bill))["access_token"]
     assert _is_active(chain.alice, text)
 
     assert _LOSSES[loss](chain).status_code in (200, 204)
@@ -243,9 +243,9 @@ def test_what_takes_nothing_away_ends_no_exchanged_token(
 ) -> None:
     chain = Chain(admin)
     chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
-    text = done(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
+    text = ok(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
     body = json.loads(json.dumps(change).replace("bill", chain.bill))
-    done(chain.admin.patch(f"/services/{chain.shop}", json=body))
+    ok(chain.admin.patch(f"/services/{chain.shop}", json=body))
     assert _is_active(chain.alice, text["access_token"])
     assert _entries(server, sub=chain.backends[0].id) == []
 
@@ -255,26 +255,26 @@ def test_whoever_acts_exchanges_again_at_once_after_a_revocation(
 ) -> None:
     actor = chain.backends[0]
     assert chain.admin.delete(f"{actor.path}/tokens").status_code in (200, 204)
-    text = done(chain.exchange(actor, chain.token(), audience=chain.bill))["access_token"]
+    text = ok(chain.exchange(actor, chain.token(), audience=chain.bill))["access_token"]
     assert _is_active(chain.alice, text)
     [entry] = _entries(server, sub=actor.id)
     assert claims_of(text)["iat"] >= entry["issued_before"]
 
 
 def test_only_who_acts_now_counts_and_earlier_ones_are_told_of(chain: Chain) -> None:
-    once = done(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
+    once = ok(chain.exchange(chain.backends[0], chain.token(), audience=chain.bill))
     chain.allow(chain.bill, chain.bank, f"{chain.bank}:read")
-    twice = done(chain.exchange(chain.backends[1], once["access_token"], audience=chain.bank))
-    done(chain.admin.patch(chain.backends[0].path, json={"enabled": False}))
+    twice = ok(chain.exchange(chain.backends[1], once["access_token"], audience=chain.bank))
+    ok(chain.admin.patch(chain.backends[0].path, json={"enabled": False}))
     assert _is_active(chain.alice, twice["access_token"])
-    done(chain.admin.patch(chain.backends[1].path, json={"enabled": False}))
+    ok(chain.admin.patch(chain.backends[1].path, json={"enabled": False}))
     assert not _is_active(chain.alice, twice["access_token"])
 
 
 def test_whoever_acts_introspects_and_revokes_the_token_and_no_other(chain: Chain) -> None:
     subject = chain.token()
     actor, stranger = chain.backends[0], chain.backends[2]
-    text = done(chain.exchange(actor, subject, audience=chain.bill))["access_token"]
+    text = ok(chain.exchange(actor, subject, audience=chain.bill))["access_token"]
     assert _is_active(actor, text)
     assert not _is_active(stranger, text)
     refused(stranger.login().post("/auth/revoke", data={"token": text}), "invalid_grant")
@@ -288,14 +288,14 @@ def test_what_a_key_may_not_stays_so_after_an_exchange(chain: Chain) -> None:
     chain.allow(chain.shop, chain.bill, f"{chain.bill}:read")
     _, secret = make_key(chain.admin, chain.alice, scopes=[f"{chain.shop}:read"])
     text = chain.token(secret)
-    body = done(chain.exchange(chain.backends[0], text, audience=chain.bill))
+    body = ok(chain.exchange(chain.backends[0], text, audience=chain.bill))
     assert body["scope"] == ""
     assert claims_of(body["access_token"])["key_id"] == claims_of(text)["key_id"]
 
 
 def test_exchanges_are_administered_like_all_else(chain: Chain, admin: Client) -> None:
     path = f"/services/{chain.shop}"
-    assert done(admin.get(path))["exchanges"] == [{"service": chain.bill, "scopes": []}]
+    assert ok(admin.get(path))["exchanges"] == [{"service": chain.bill, "scopes": []}]
     for wrong in ([{"service": "nowhere"}], [{"service": chain.shop}], [{"service": "keyosk"}]):
         assert admin.patch(path, json={"exchanges": wrong}).status_code == 422
-    assert done(admin.patch(path, json={"exchanges": None}))["exchanges"] == []
+    assert ok(admin.patch(path, json={"exchanges": None}))["exchanges"] == []

@@ -19,7 +19,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Scope
 from keyosk.tokens.issuing import TokenRequest
 from live import Client, LiveServer, soon, unique, wait_for
-from people import PASSWORD, Person, done, make_key, make_person, make_service, token_of
+from people import PASSWORD, Person, make_key, make_person, make_service, ok, token_of
 
 PAST = "2020-01-01T00:00:00Z"
 #: In a table of cases: an end that has passed once the case is set up.
@@ -51,7 +51,7 @@ def in_time(fields: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]
 def explain(client: Client, **body: Any) -> dict[str, Any]:
     response = client.post("/auth/explain", json=body)
     assert response.headers["Cache-Control"] == "no-store"
-    explanation: dict[str, Any] = done(response)
+    explanation: dict[str, Any] = ok(response)
     return explanation
 
 
@@ -92,11 +92,9 @@ def test_it_tells_why_a_scope_is_missing(
     key, secret = make_key(admin, alice, **change.get("key", {}))
     if change["grant"] is not None:
         grant, wait = in_time(change["grant"])
-        done(
-            admin.patch(f"{alice.path}/grants", json={"add": {"scopes": [{"name": name, **grant}]}})
-        )
+        ok(admin.patch(f"{alice.path}/grants", json={"add": {"scopes": [{"name": name, **grant}]}}))
         wait()
-    done(admin.patch(f"/services/{todo}", json=change.get("service", {})))
+    ok(admin.patch(f"/services/{todo}", json=change.get("service", {})))
     audience = [change["audience"]] if "audience" in change else []
 
     body = {"account": alice.username, "credential": "api_key", "api_key": key}
@@ -112,7 +110,7 @@ def test_it_tells_why_a_scope_is_missing(
 
 def test_grants_missing_in_the_token_are_told_too(admin: Client, alice: Person, todo: str) -> None:
     scopes = [{"name": f"{todo}:write", "with": "api_key"}, "keyosk:audit:read"]
-    done(admin.patch(f"{alice.path}/grants", json={"add": {"scopes": scopes}}))
+    ok(admin.patch(f"{alice.path}/grants", json={"add": {"scopes": scopes}}))
     assert reasons(explain(admin, account=alice.id)) == {
         f"{todo}:write": "api_key_only",
         "keyosk:audit:read": "on_request_only",
@@ -135,13 +133,13 @@ def test_it_tells_why_the_login_is_refused(
     body: dict[str, Any] = {"account": alice.username}
     if "key" in change:
         key, _ = make_key(admin, alice)
-        done(admin.patch(f"{alice.path}/api-keys/{key}", json=change["key"]))
+        ok(admin.patch(f"{alice.path}/api-keys/{key}", json=change["key"]))
         body |= {"credential": "api_key", "api_key": key}
     elif "password" in change:
         assert admin.delete(f"{alice.path}/password").status_code == 204
     else:
         fields, wait = in_time(change)
-        done(admin.patch(alice.path, json=fields))
+        ok(admin.patch(alice.path, json=fields))
         wait()
     explanation = explain(admin, **body)
     assert (explanation["granted"], explanation["error"], explanation["reason"]) == (
@@ -211,7 +209,7 @@ def test_what_keyosk_admin_stands_for_is_missing_for_the_same_reasons(admin: Cli
     asked = {"account": person.id, "scope": "keyosk:audit:read"}
     by_key = {"credential": "api_key", "api_key": key}
     assert reasons(explain(admin, **asked, **by_key)) == {"keyosk:audit:read": "password_only"}
-    done(admin.put(f"{person.path}/grants", json={"scopes": ["keyosk:admin"]}))
+    ok(admin.put(f"{person.path}/grants", json={"scopes": ["keyosk:admin"]}))
     by_key["api_key"] = small
     assert reasons(explain(admin, **asked, **by_key)) == {"keyosk:audit:read": "key_limited"}
     # Who has keyosk:admin lacks nothing of what it stands for.
@@ -221,7 +219,7 @@ def test_what_keyosk_admin_stands_for_is_missing_for_the_same_reasons(admin: Cli
 def test_a_login_that_is_refused_gets_none_of_its_scopes_for_that_reason(
     admin: Client, alice: Person, todo: str
 ) -> None:
-    done(admin.patch(alice.path, json={"enabled": False}))
+    ok(admin.patch(alice.path, json={"enabled": False}))
     explanation = explain(admin, account=alice.id)
     assert reasons(explanation) == {f"{todo}:read": "account_disabled"}
     # As the token endpoint says it, which does not tell why; ``reason`` does.
@@ -336,7 +334,7 @@ def test_the_commands_make_look_into_and_explain_tokens(
     assert json.loads(looked.stdout)["claims"]["sub"] == alice.id
     header = f"Authorization: Bearer {created.stdout}"  # as format=header gives it
     assert server.run("token", "inspect", text=header).stdout == looked.stdout
-    rows = done(admin.get(f"/audit?action=token.issue&target=account/{alice.id}"))["items"]
+    rows = ok(admin.get(f"/audit?action=token.issue&target=account/{alice.id}"))["items"]
     assert len(rows) == 1
     assert created.stdout.strip() not in str(rows)
     # Enough to find it, and to end it.
@@ -354,11 +352,11 @@ def test_the_commands_make_look_into_and_explain_tokens(
         "not_granted"
         in server.run("token", "explain", alice.username, "--scope", f"{todo}:write").stdout
     )
-    done(admin.delete(f"{alice.path}/password"), 204)
+    ok(admin.delete(f"{alice.path}/password"), 204)
     told = server.run("token", "explain", alice.username)
     assert "no_password" in told.stdout
     assert f"add --api-key ID; the ids: keyosk api-key list {alice.username}" in told.stderr
-    done(admin.patch(alice.path, json={"enabled": False}))
+    ok(admin.patch(alice.path, json={"enabled": False}))
     assert server.run("token", "issue", alice.username).returncode == 1
 
 
@@ -372,7 +370,7 @@ def test_a_token_that_anybody_wrote_cannot_write_to_the_terminal(server: LiveSer
 def test_a_token_that_servers_would_cut_is_refused_with_what_makes_it_so(admin: Client) -> None:
     name = unique("big")
     scopes = [f"{name}:{number:03}:{'x' * 60}" for number in range(90)]
-    done(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
+    ok(admin.post("/services", json={"name": name, "scopes": scopes}), 201)
     person = make_person(admin, *scopes)
 
     response = person.login().post("/auth/token")
@@ -381,5 +379,5 @@ def test_a_token_that_servers_would_cut_is_refused_with_what_makes_it_so(admin: 
     assert f"{name}:..." in response.json()["error_description"]
     told = explain(admin, account=person.username)
     assert told["error_description"] == response.json()["error_description"]
-    fewer = done(person.login().post("/auth/token", data={"scope": " ".join(scopes[:10])}))
+    fewer = ok(person.login().post("/auth/token", data={"scope": " ".join(scopes[:10])}))
     assert len(fewer["access_token"]) < 6_144

@@ -32,7 +32,7 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
     acknowledged: list[str] = []
     tokens: list[float] = []
     unexpected: list[str] = []
-    done = threading.Event()
+    stopping = threading.Event()
     with LiveServer(cluster.url, tmp_path, workers="2") as server:
         admin = server.admin()
         creation = admin.post(
@@ -66,9 +66,9 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
 
         def repeat(action: Callable[[requests.Session], None]) -> None:
             with requests.Session() as session:
-                while not done.is_set():
+                while not stopping.is_set():
                     action(session)
-                    done.wait(0.02)
+                    stopping.wait(0.02)
 
         with ThreadPoolExecutor(6) as pool:
             clients = [
@@ -85,7 +85,7 @@ def test_a_primary_that_is_killed_under_load_costs_no_acknowledged_write(
                 until(lambda: bool(tokens) and tokens[-1] > promoted)
                 until(lambda: len(acknowledged) > before + 20)
             finally:
-                done.set()
+                stopping.set()
             for each in clients:
                 each.result()
         assert unexpected == []

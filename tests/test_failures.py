@@ -71,10 +71,10 @@ def run(
     )
 
 
-def sentence(done: "subprocess.CompletedProcess[bytes]") -> str:
+def sentence(result: "subprocess.CompletedProcess[bytes]") -> str:
     """The one sentence that a command that failed said."""
-    said = done.stderr.decode()
-    assert done.returncode == 1, (done.returncode, said)
+    said = result.stderr.decode()
+    assert result.returncode == 1, (result.returncode, said)
     assert "Traceback" not in said
     assert "Exception ignored" not in said
     (line,) = said.splitlines()
@@ -195,8 +195,8 @@ def test_a_written_file_is_whole_and_replaces_only_files(place: Path) -> None:
     assert [json.loads(line)["username"] for line in target.read_text().splitlines()] == ["admin"]
     assert link.is_symlink()
     assert target.stat().st_mode & 0o777 == 0o640
-    done = run(place, "account", "export", "--output", "/dev/stdout")
-    assert (done.returncode, done.stdout) == (0, target.read_bytes())
+    result = run(place, "account", "export", "--output", "/dev/stdout")
+    assert (result.returncode, result.stdout) == (0, target.read_bytes())
     assert Path("/dev/stdout").is_symlink()
     assert run(place, "account", "export", "--output", "/dev/null").returncode == 0
     assert Path("/dev/null").is_char_device()
@@ -222,10 +222,10 @@ def test_a_reader_that_left_is_no_reason_to_complain(place: Path, command: tuple
     read, write = os.pipe()
     os.close(read)
     try:
-        done = run(place, *command, stdout=write)
+        result = run(place, *command, stdout=write)
     finally:
         os.close(write)
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert (result.returncode, result.stderr) == (1, b"")
 
 
 def test_closed_streams_are_no_fault_of_keyosk(place: Path) -> None:
@@ -253,9 +253,9 @@ def test_input_that_is_not_utf_8_is_refused_without_a_word_of_it(
     place: Path, command: tuple[str, ...], locale: str
 ) -> None:
     text = b"rosebud \xff\xfe rosebud rosebud rosebud\n"
-    done = run(place, *command, text=text, environment={"LC_ALL": locale})
-    said = done.stderr.decode()
-    assert done.returncode == 1
+    result = run(place, *command, text=text, environment={"LC_ALL": locale})
+    said = result.stderr.decode()
+    assert result.returncode == 1
     assert "UTF-8" in said
     assert "Traceback" not in said
     assert "rosebud" not in said
@@ -278,15 +278,15 @@ def test_a_name_that_the_terminal_cannot_show_is_shown_as_well_as_it_can(
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_arguments_that_are_no_text_are_used_wrongly(place: Path, locale: str) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [*map(str.encode, PROGRAM), b"account", b"show", b"\xff\xfe"],
         cwd=place,
         env={"PATH": os.environ["PATH"], "LC_ALL": locale},
         capture_output=True,
         timeout=60,
     )
-    assert done.returncode in (1, 2)
-    assert b"Traceback" not in done.stderr
+    assert result.returncode in (1, 2)
+    assert b"Traceback" not in result.stderr
 
 
 def unread(pipe: IO[bytes]) -> int:
@@ -364,8 +364,8 @@ def test_a_working_folder_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_a_home_that_cannot_be_used_does_not_matter(place: Path, home: str | None) -> None:
     environment = {"HOME": home} if home else {}
     without = ("env", "-u", "HOME", "-u", "XDG_RUNTIME_DIR") if home is None else ()
-    done = run(place, "account", "list", before=without, environment=environment)
-    assert (done.returncode, done.stderr) == (0, b"")
+    result = run(place, "account", "list", before=without, environment=environment)
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_settings_that_cannot_be_read_are_told(place: Path) -> None:
@@ -490,8 +490,8 @@ def test_commands_need_no_folder_for_temporaries(place: Path, read_only: tuple[s
         ("database", "check"),
         ("audit", "list"),
     ):
-        done = run(place, *command, before=read_only, text=b"a password of this test\n")
-        assert done.returncode == 0, done.stderr
+        result = run(place, *command, before=read_only, text=b"a password of this test\n")
+        assert result.returncode == 0, result.stderr
     said = sentence(run(place, "account", "export", "--output", "here", before=read_only))
     assert "Read-only file system" in said
 

@@ -15,7 +15,7 @@ import pytest
 
 from keyosk.credentials import api_key_format
 from live import Client, LiveServer, unique
-from people import PASSWORD, can_log_in, done, make_key, make_person
+from people import PASSWORD, can_log_in, make_key, make_person, ok
 from tables import table
 from terminal import Done, keyosk
 from test_remote import Terminal
@@ -75,7 +75,7 @@ def test_a_secret_on_standard_input_names_its_owner_and_is_not_shown(
     (item,) = run("api-key", "find", "--json", text=secret).json["items"]
     assert (item["id"], item["username"], item["works"]) == (key, person.username, True)
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    assert done(admin.get("/api-keys", params={"digest": digest}))["items"][0]["id"] == key
+    assert ok(admin.get("/api-keys", params={"digest": digest}))["items"][0]["id"] == key
 
 
 @pytest.mark.attack
@@ -103,8 +103,8 @@ def test_a_secret_as_an_argument_is_refused_and_goes_nowhere(run: Run, admin: Cl
 def test_why_a_found_key_does_not_work_is_said(run: Run, admin: Client) -> None:
     person = make_person(admin)
     key, secret = make_key(admin, person)
-    done(admin.patch(f"{person.path}/api-keys/{key}", json={"enabled": False, "expires_at": PAST}))
-    done(admin.patch(person.path, json={"enabled": False}))
+    ok(admin.patch(f"{person.path}/api-keys/{key}", json={"enabled": False, "expires_at": PAST}))
+    ok(admin.patch(person.path, json={"enabled": False}))
     last_line = run("api-key", "find", secret[:12]).out.splitlines()[-1]
     assert last_line.startswith(
         f"It does not work: the key is disabled, the key expired at {PAST}, the account is "
@@ -184,7 +184,7 @@ def test_sessions_are_listed_and_revoked_one_by_one(run: Run, admin: Client) -> 
     person = make_person(admin)
     for _ in range(2):
         form = {"audience": "keyosk", "scope": "offline_access"}
-        done(person.login().post("/auth/token", data=form))
+        ok(person.login().post("/auth/token", data=form))
     first, second = run("session", "list", person.username, "--quiet").out.split()
     assert first == run("session", "list", person.username, "--limit", "1", "--quiet").out.strip()
     assert run("session", "revoke", person.username, first).code == 0
@@ -233,7 +233,7 @@ def test_the_audit_log_is_filtered_by_credential_and_from_its_end(run: Run, admi
     person = make_person(admin, "keyosk:accounts:write", "keyosk:accounts:read")
     key, secret = make_key(admin, person)
     name = unique("by-key")
-    done(person.login(secret).post("/accounts", json={"username": name}), 201)
+    ok(person.login(secret).post("/accounts", json={"username": name}), 201)
     rows = [
         json.loads(line)
         for line in run("audit", "list", "--credential", key, "--json").out.splitlines()
@@ -289,8 +289,8 @@ def test_force_says_before_what_it_would_take_away_and_from_whom(run: Run, admin
 def test_who_may_not_see_accounts_is_not_told_who_holds_a_scope(admin: Client) -> None:
     writer = make_person(admin, "keyosk:services:write")
     role, holder = unique("role"), unique("holder")
-    done(admin.post("/roles", json={"name": role, "scopes": []}), 201)
-    done(admin.post("/accounts", json={"username": holder, "grants": {"roles": [role]}}), 201)
+    ok(admin.post("/roles", json={"name": role, "scopes": []}), 201)
+    ok(admin.post("/accounts", json={"username": holder, "grants": {"roles": [role]}}), 201)
     refused = writer.bearer().delete(f"/roles/{role}")
     assert refused.json()["detail"] == f"The role {role} is still granted to 1 account."
     assert holder in admin.delete(f"/roles/{role}").json()["detail"]
@@ -340,7 +340,7 @@ def on_terminal(server: LiveServer, *arguments: str, typed: str) -> tuple[int, s
 @pytest.mark.slow
 def test_what_cannot_be_undone_is_asked_at_a_terminal(server: LiveServer, admin: Client) -> None:
     name = unique("asked")
-    done(admin.post("/accounts", json={"username": name}), 201)
+    ok(admin.post("/accounts", json={"username": name}), 201)
     code, shown = on_terminal(server, "account", "delete", name, typed="n\n")
     assert code == 1
     assert f"Delete the account {name} with its password, API keys and grants? [y/N]" in shown
@@ -355,7 +355,7 @@ def test_what_cannot_be_undone_is_asked_at_a_terminal(server: LiveServer, admin:
 def test_yes_answers_before_and_a_script_is_not_asked(server: LiveServer, admin: Client) -> None:
     first, second = unique("asked"), unique("asked")
     for name in (first, second):
-        done(admin.post("/accounts", json={"username": name}), 201)
+        ok(admin.post("/accounts", json={"username": name}), 201)
     code, shown = on_terminal(server, "account", "delete", first, "--yes", typed="")
     assert (code, "[y/N]" in shown) == (0, False)
     assert command(server, "account", "delete", second).code == 0
@@ -371,6 +371,6 @@ def test_a_person_with_a_password_changes_their_own_key_with_its_proof(
     remote = Terminal(tmp_path, server.url).logged_in(person.username, PASSWORD)
     result: Any = remote.run("api-key", "set", "me", key, "--name", "mine", text=f"{PASSWORD}\n")
     assert result.code == 0, result.err
-    assert done(admin.get(f"{person.path}/api-keys/{key}"))["name"] == "mine"
+    assert ok(admin.get(f"{person.path}/api-keys/{key}"))["name"] == "mine"
     # Whose a key is, is for those who may see accounts.
     assert "keyosk:accounts:read" in remote.run("api-key", "find", secret[:12]).refused()

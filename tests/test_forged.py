@@ -22,7 +22,7 @@ from keyosk.installation import Installation
 from keyosk.keys import material
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer
-from people import done, make_key, make_person, make_service
+from people import make_key, make_person, make_service, ok
 
 pytestmark = pytest.mark.attack
 
@@ -54,7 +54,7 @@ class Forge:
         backend = make_person(admin)
         exchanges = [{"service": self.second, "scopes": [f"{self.second}:read"]}]
         body = {"account": backend.username, "exchanges": exchanges}
-        done(admin.patch(f"/services/{self.first}", json=body))
+        ok(admin.patch(f"/services/{self.first}", json=body))
         owner = make_person(admin, "keyosk:admin", f"{self.first}:read")
         self.refresh = self._refresh_token(admin, owner)
         # Its password is hashed once: all others who ask come by key.
@@ -77,9 +77,9 @@ class Forge:
         self.header = {"alg": "ES256", "kid": self.signer.kid, "typ": "at+jwt"}
 
     def _refresh_token(self, admin: Client, owner: Any) -> str:
-        done(admin.patch(f"/services/{self.first}", json={"refresh_allowed": True}))
+        ok(admin.patch(f"/services/{self.first}", json={"refresh_allowed": True}))
         form = {"audience": self.first, "scope": f"{self.first}:read offline_access"}
-        text: str = done(owner.login().post("/auth/token", data=form))["refresh_token"]
+        text: str = ok(owner.login().post("/auth/token", data=form))["refresh_token"]
         return text
 
     def head(self, **changes: Any) -> dict[str, Any]:
@@ -412,7 +412,7 @@ def test_the_twin_of_an_ecdsa_signature_is_the_same_token(
     person = make_person(admin)
     _, secret = make_key(admin, person)
     login = server.client(person.username, secret)
-    text = done(login.post("/auth/token", data={"audience": "keyosk"}))["access_token"]
+    text = ok(login.post("/auth/token", data={"audience": "keyosk"}))["access_token"]
     head, body, signature = text.split(".")
     raw = base64.urlsafe_b64decode(signature + "==")
     turned = raw[:32] + (ORDER - int.from_bytes(raw[32:])).to_bytes(32)

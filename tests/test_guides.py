@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from live import Client, LiveServer, free_port
-from people import done
+from people import ok
 from processes import execute
 from test_bad_tokens import verify
 
@@ -104,7 +104,7 @@ def test_the_service_of_a_guide_refuses_every_bad_token(
 ) -> None:
     if admin.get("/services/todo").status_code == 404:
         body = {"name": "todo", "scopes": ["todo:read", "todo:write"]}
-        done(admin.post("/services", json=body), 201)
+        ok(admin.post("/services", json=body), 201)
     bind = f"127.0.0.1:{free_port()}"
     with started(page, command, tmp_path, f"http://{bind}") as url:
         more = ["--scope", "todo:read"]

@@ -18,7 +18,7 @@ import pytest
 import live
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer
-from people import done, make_key, make_person, make_role, make_service
+from people import make_key, make_person, make_role, make_service, ok
 from tables import table
 
 pytestmark = pytest.mark.attack
@@ -506,7 +506,7 @@ def fire(server: LiveServer, admin: Client, seed: str, number: int) -> Counter[i
     login = server.client(attacker.username, secret)
 
     def token() -> str:
-        text: str = done(login.post("/auth/token", data={"audience": "keyosk"}))["access_token"]
+        text: str = ok(login.post("/auth/token", data={"audience": "keyosk"}))["access_token"]
         return text
 
     known = {

@@ -18,7 +18,7 @@ import pytest
 import api_pages
 from live import ADMIN_PASSWORD, LiveServer
 from pasted import blocks, terminal
-from people import done
+from people import ok
 from processes import execute
 
 pytestmark = pytest.mark.slow
@@ -184,7 +184,7 @@ def test_people_come_from_other_systems_and_log_in(todo: LiveServer, tmp_path: P
     assert not programs
     (tmp_path / "accounts.jsonl").write_text(lines)
     for role in ("editors", "readers"):
-        done(todo.admin().post("/roles", json={"name": role, "scopes": []}), 201)
+        ok(todo.admin().post("/roles", json={"name": role, "scopes": []}), 201)
     with terminal(todo) as bash:
         told = bash.paste(*blocks(page, "sh"))
 
@@ -199,7 +199,7 @@ def test_people_come_from_other_systems_and_log_in(todo: LiveServer, tmp_path: P
     assert accounts["alice"]["display_name"] == "Alice"
     assert accounts["grace"]["display_name"] == "Gräce"
     assert not accounts["heidi"]["enabled"]
-    granted = done(todo.admin().get("/accounts/erin/grants"))
+    granted = ok(todo.admin().get("/accounts/erin/grants"))
     assert granted["roles"] == ["editors", "readers"]
     assert "service-account-x" not in accounts
 

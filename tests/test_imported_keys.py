@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from keyosk.errors import Invalid
 from keyosk.keys import imported_keys, material
 from live import Client
-from people import assert_refused, done
+from people import assert_refused, ok
 from tables import table
 
 Jwk = dict[str, Any]
@@ -254,6 +254,6 @@ def test_the_endpoint_keeps_the_algorithm_of_the_jwk(admin: Client, jwk: Jwk) ->
     assert_refused(admin.post("/signing-keys/import", json=weak), "invalid", 422)
     text = json.dumps(but(jwk, alg="PS256"))
     response = admin.post("/signing-keys/import", json={"private_key": text})
-    created = done(response, 201)
+    created = ok(response, 201)
     assert created["algorithm"] == "PS256"
     assert admin.delete(f"/signing-keys/{created['kid']}").status_code in (200, 204)

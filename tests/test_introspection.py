@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from live import Client, LiveServer
-from people import Person, done, make_key, make_person, make_service, token_of
+from people import Person, make_key, make_person, make_service, ok, token_of
 
 INACTIVE = {"active": False}
 
@@ -29,14 +29,14 @@ def text(alice: Person) -> str:
 def backend_of(admin: Client, todo: str) -> Person:
     """The account that acts for the service todo."""
     backend = make_person(admin)
-    done(admin.patch(f"/services/{todo}", json={"account": backend.username.upper()}))
+    ok(admin.patch(f"/services/{todo}", json={"account": backend.username.upper()}))
     return backend
 
 
 def introspect(person: Person, token: str, **fields: str) -> dict[str, Any]:
     response = person.login().post("/auth/introspect", data={"token": token, **fields})
     assert response.headers["Cache-Control"] == "no-store"
-    document: dict[str, Any] = done(response)
+    document: dict[str, Any] = ok(response)
     return document
 
 
@@ -88,9 +88,9 @@ def test_what_is_not_active_is_only_that(
     elif what == "revoked":
         assert alice.login().post("/auth/revoke", data={"token": text}).status_code == 200
     elif what == "account disabled":
-        done(admin.patch(alice.path, json={"enabled": False}))
+        ok(admin.patch(alice.path, json={"enabled": False}))
     elif what == "service disabled":
-        done(admin.patch(f"/services/{todo}", json={"enabled": False}))
+        ok(admin.patch(f"/services/{todo}", json={"enabled": False}))
     elif what == "key":
         assert admin.delete(f"{alice.path}/api-keys/{key}").status_code == 204
     else:
@@ -129,10 +129,10 @@ def test_a_revoked_token_is_refused_at_once(server: LiveServer, alice: Person) -
         "/auth/revoke", data={"token": text, "token_type_hint": "refresh_token"}
     )
 
-    assert done(response)["effective_at_latest"] == response.headers["Effective-At-Latest"]
+    assert ok(response)["effective_at_latest"] == response.headers["Effective-At-Latest"]
     assert client.get("/accounts/me").status_code == 401
     assert Client(server.url, token=other).get("/accounts/me").status_code == 200
-    entries = done(server.client().get("/auth/revocations"))["entries"]
+    entries = ok(server.client().get("/auth/revocations"))["entries"]
     assert sum("jti" in each and each.keys() == {"jti", "expires"} for each in entries) >= 1
     # Once more is no fault.
     assert alice.login().post("/auth/revoke", data={"token": text}).status_code == 200
@@ -150,7 +150,7 @@ def test_only_its_owner_and_admins_revoke_a_token(admin: Client, alice: Person, 
 @pytest.mark.parametrize("text", ["garbage", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", "\u20ac"])
 def test_what_is_no_token_of_ours_is_no_fault(alice: Person, text: str) -> None:
     # JSON, because clients such as simple-oauth2 for Node.js fail on any other body.
-    assert done(alice.login().post("/auth/revoke", data={"token": text})) == {}
+    assert ok(alice.login().post("/auth/revoke", data={"token": text})) == {}
 
 
 def test_the_account_of_a_service_exists_and_no_key_chooses_it(admin: Client, todo: str) -> None:
@@ -162,6 +162,6 @@ def test_the_account_of_a_service_exists_and_no_key_chooses_it(admin: Client, to
     _, secret = make_key(admin, manager)
     body = {"account": manager.username}
     assert manager.login(secret).patch(path, json=body).status_code == 403
-    assert done(manager.login().patch(path, json=body))["account"] == manager.username
+    assert ok(manager.login().patch(path, json=body))["account"] == manager.username
     assert admin.delete(manager.path).status_code == 204
-    assert done(admin.get(path))["account"] is None
+    assert ok(admin.get(path))["account"] is None

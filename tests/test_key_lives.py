@@ -30,7 +30,7 @@ from keyosk.model import OPERATOR, Grant, KeyState, Scope, SigningKey
 from keyosk.tokens.issuing import TokenRequest
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from pages import enrol, logged_in
-from people import done, make_person
+from people import make_person, ok
 from tables import table
 
 AHEAD, RETAIN, TOKEN, DAY = 900, 900, 900, 86_400
@@ -741,7 +741,7 @@ def test_everything_moves_to_the_first_secret_key(own_server: LiveServer) -> Non
     admin = own_server.admin()
     keyed = {"Idempotency-Key": "once"}
     body = {"name": "x", "current_password": ADMIN_PASSWORD}
-    done(admin.post("/accounts/admin/api-keys", json=body, headers=keyed), 201)
+    ok(admin.post("/accounts/admin/api-keys", json=body, headers=keyed), 201)
     enrol(logged_in(own_server, "admin", ADMIN_PASSWORD), ADMIN_PASSWORD)
     own_server.stop()
     old, new = own_server.environment["KEYOSK_SECRET_KEY"], "n" * 43
@@ -793,9 +793,9 @@ def test_ten_rotations_under_load_are_noticed_by_nobody(database_url: str, tmp_p
     ):
         admin = one.admin()
         name = unique("svc")
-        done(admin.post("/services", json={"name": name, "scopes": [f"{name}:r"]}), 201)
+        ok(admin.post("/services", json={"name": name, "scopes": [f"{name}:r"]}), 201)
         person = make_person(admin, f"{name}:r")
-        secret = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)["secret"]
+        secret = ok(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)["secret"]
         by_password = one.client("admin", ADMIN_PASSWORD)  # its tokens last 30 seconds only
         refused: list[str] = []
         kids: set[str] = set()
@@ -835,7 +835,7 @@ def test_ten_rotations_are_not_noticed_by_jose_and_what_is_gone_it_refuses(tmp_p
     times = {"key_publish_ahead": "5", "key_retain": "3", "token_lifetime": "30", "workers": "2"}
     with LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, **times) as server:
         admin = server.client("admin", ADMIN_PASSWORD)
-        secret = done(admin.post("/accounts/me/api-keys", json={"name": "k"}), 201)["secret"]
+        secret = ok(admin.post("/accounts/me/api-keys", json={"name": "k"}), 201)["secret"]
         client = server.client("admin", secret)
         # 10 minutes by default, where a key is published 15 ahead; here in the same proportion.
         given = {"jwks": f"{server.url}/auth/jwks", "issuer": server.url, "cacheMaxAge": 3_300}
@@ -880,10 +880,10 @@ def test_every_process_knows_the_key_after_a_stolen_one(database_url: str, tmp_p
     with LiveServer(database_url, tmp_path, workers="4") as server:
         login = server.client("admin", ADMIN_PASSWORD)
         for _ in range(3):
-            (stolen,) = done(server.client().get("/auth/jwks"))["keys"]
+            (stolen,) = ok(server.client().get("/auth/jwks"))["keys"]
             assert server.run("signing-key", "compromise", stolen["kid"]).returncode == 0
             response = login.post("/auth/token", data={"audience": "keyosk"})
-            token = done(response)["access_token"]
+            token = ok(response)["access_token"]
             # A connection each, so that each worker gets some.
             asked = [Client(server.url, token=token).get("/accounts/me") for _ in range(16)]
             assert [each.status_code for each in asked] == [200] * 16
@@ -894,10 +894,10 @@ def test_no_request_of_a_thousand_uses_a_stolen_key(database_url: str, tmp_path:
     with LiveServer(database_url, tmp_path, workers="4") as server:
         admin = server.admin()
         person = make_person(admin, "keyosk:services:read")
-        secret = done(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)["secret"]
+        secret = ok(admin.post(f"{person.path}/api-keys", json={"name": "k"}), 201)["secret"]
         login = server.client(person.username, secret)
         form = {"audience": "keyosk"}
-        old = done(login.post("/auth/token", data=form))["access_token"]
+        old = ok(login.post("/auth/token", data=form))["access_token"]
         stolen = jwt.get_unverified_header(old)["kid"]
 
         assert server.run("signing-key", "compromise", stolen).returncode == 0
@@ -911,7 +911,7 @@ def test_no_request_of_a_thousand_uses_a_stolen_key(database_url: str, tmp_path:
             # Until every process has the new key, a token may have to wait for it.
             while (response := client.post("/auth/token", data=form)).status_code == 503:
                 time.sleep(float(response.headers["Retry-After"]))
-            kid = jwt.get_unverified_header(done(response)["access_token"])["kid"]
+            kid = jwt.get_unverified_header(ok(response)["access_token"])["kid"]
             known = [key["kid"] for key in client.get("/auth/jwks").json()["keys"]]
             return let_in, kid != stolen and kid in known
 

@@ -79,9 +79,9 @@ def folder() -> Iterator[Path]:
 
 
 def curl(*arguments: str) -> str:
-    done = execute(["curl", "-sS", *arguments])
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    result = execute(["curl", "-sS", *arguments])
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 # --- A Unix socket --------------------------------------------------------------------------------
@@ -108,11 +108,11 @@ def test_commands_reach_a_keyosk_at_its_unix_socket(folder: Path) -> None:
         def run(*arguments: str, text: str = "") -> terminal.Done:
             return terminal.keyosk(there, folder, *arguments, *named, text=text)
 
-        done = run("login", "--username", "admin", text=f"{ADMIN_PASSWORD}\n")
-        assert done.code == 0, done.err
-        done = run("account", "list")
-        assert done.code == 0, done.err
-        assert "admin" in done.out
+        result = run("login", "--username", "admin", text=f"{ADMIN_PASSWORD}\n")
+        assert result.code == 0, result.err
+        result = run("account", "list")
+        assert result.code == 0, result.err
+        assert "admin" in result.out
         assert run("logout").code == 0
         # And what a health check runs, by the settings alone.
         for option in ((), ("--ready",)):

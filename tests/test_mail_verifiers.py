@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import LiveServer, free_port, unique
-from people import Person, done, make_key, make_person, token_of
+from people import Person, make_key, make_person, ok, token_of
 from test_proxies import program
 from waiting import until_it_listens
 
@@ -142,7 +142,7 @@ def alice(server: LiveServer, mail: str) -> Person:
     admin = server.admin()
     other = unique("other")
     body = {"name": other, "scopes": [f"{other}:read"], "typ": "JWT"}
-    done(admin.post("/services", json=body), 201)
+    ok(admin.post("/services", json=body), 201)
     return make_person(admin, f"{mail}:read", f"{other}:read")
 
 
@@ -161,7 +161,7 @@ def asking_dovecot(server: LiveServer, mail: str, folder: Path) -> Iterator[Dove
     admin = server.admin()
     own = make_person(admin)
     _, secret = make_key(admin, own)
-    done(admin.patch(f"/services/{mail}", json={"account": own.username}))
+    ok(admin.patch(f"/services/{mail}", json={"account": own.username}))
     lines = lines_of("services/proxies.md", "introspection_mode = post", mail, server)
     address = server.url.replace("://", f"://{own.username}:{secret}@")
     lines = lines.replace("https://dovecot:API_KEY@login.example.org", address)
@@ -211,10 +211,10 @@ def test_dovecot_that_asks_takes_a_good_token_until_it_is_revoked(
     nobody = make_person(server.admin())  # holds nothing, and gets a token without scopes
     assert not asking_dovecot.lets_in(nobody.username, token_of(nobody, audience=mail))
 
-    done(alice.login().post("/auth/revoke", data={"token": good}))
+    ok(alice.login().post("/auth/revoke", data={"token": good}))
     assert not asking_dovecot.lets_in(alice.username, good)
 
 
 def alice_scopes(alice: Person) -> list[str]:
-    scopes = done(alice.login().get("/accounts/me/grants"))["scopes"]
+    scopes = ok(alice.login().get("/accounts/me/grants"))["scopes"]
     return [each if isinstance(each, str) else each["name"] for each in scopes]

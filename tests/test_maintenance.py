@@ -96,8 +96,8 @@ def test_a_backup_made_under_load_can_be_restored(tmp_path: Path) -> None:
         prepare(server)
         with writing(server) as names:
             before = list(names)
-            done = server.run("database", "backup", str(copy))
-        assert (done.returncode, done.stderr) == (0, "")
+            result = server.run("database", "backup", str(copy))
+        assert (result.returncode, result.stderr) == (0, "")
         assert stat.S_IMODE(copy.stat().st_mode) == 0o600
         assert {path.name for path in tmp_path.iterdir()} == {"first", "backup.db"}
         again = server.run("database", "backup", str(copy))
@@ -144,9 +144,9 @@ def test_a_dump_of_postgresql_made_under_load_can_be_restored(
 def test_a_backup_that_cannot_be_made_leaves_nothing(
     server: LiveServer, tmp_path: Path, name: str, reason: str
 ) -> None:
-    done = server.run("database", "backup", name if name == "-" else str(tmp_path / name))
-    assert done.returncode in (1, 2)
-    assert reason in done.stderr or "pg_dump" in done.stderr
+    result = server.run("database", "backup", name if name == "-" else str(tmp_path / name))
+    assert result.returncode in (1, 2)
+    assert reason in result.stderr or "pg_dump" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -211,9 +211,9 @@ def test_a_broken_page_is_found(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek((page - 1) * size + size - 40)
         file.write(bytes(40))
-    done = server.run("database", "check")
-    assert done.returncode == 1, done.stdout
-    assert "integrity" in done.stdout
+    result = server.run("database", "check")
+    assert result.returncode == 1, result.stdout
+    assert "integrity" in result.stdout
 
 
 @pytest.mark.fault
@@ -231,12 +231,12 @@ def test_a_broken_page_of_postgresql_is_found(tmp_path: Path) -> None:
                 with (data / name).open("r+b") as file:
                     file.seek(64)
                     file.write(bytes([0xFF]) * 512)
-        done = server.run("database", "check")
-        assert done.returncode == 1
+        result = server.run("database", "check")
+        assert result.returncode == 1
         # All parts are looked at, also those that such damage is in the way of.
-        assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["part", *PARTS]
+        assert [line.split("  ")[0] for line in result.stdout.splitlines()] == ["part", *PARTS]
         integrity, audit = (
-            next(line for line in done.stdout.splitlines() if line.startswith(part))
+            next(line for line in result.stdout.splitlines() if line.startswith(part))
             for part in ("integrity", "audit log")
         )
         assert "account: invalid page" in integrity
@@ -271,7 +271,7 @@ def test_an_internal_error_of_postgresql_was_told_as_an_outage(
 
 
 def test_check_shows_each_part(server: LiveServer) -> None:
-    done = server.run("database", "check")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["part", *PARTS]
+    result = server.run("database", "check")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line.split("  ")[0] for line in result.stdout.splitlines()] == ["part", *PARTS]
     assert server.client("admin", ADMIN_PASSWORD).post("/auth/token").status_code == 200

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from keyosk import masking
 from keyosk.credentials import api_key_format
 from live import Client, LiveServer
-from people import done, make_key, make_person
+from people import make_key, make_person, ok
 from tables import table
 
 JWT = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
@@ -86,7 +86,7 @@ def test_the_audit_target_of_a_refused_request_has_no_secret(admin: Client) -> N
     person = make_person(admin, "keyosk:accounts:write")
     key = make_key(admin, person)[1]
     person.login(key).put(f"/accounts/{key}/password", json={"password": "long enough for this"})
-    assert key[12:] not in json.dumps(done(admin.get(f"/audit?actor={person.id}"))["items"])
+    assert key[12:] not in json.dumps(ok(admin.get(f"/audit?actor={person.id}"))["items"])
 
 
 @table(

@@ -6,7 +6,7 @@ import pytest
 
 import live
 from live import Client
-from people import PASSWORD, Person, assert_refused, done, make_key, make_person, make_service
+from people import PASSWORD, Person, assert_refused, make_key, make_person, make_service, ok
 
 NEW_PASSWORD = "slowly orbit lamps violet"
 KEYS = "/accounts/me/api-keys"
@@ -22,41 +22,41 @@ def test_one_sees_oneself_and_what_one_may_do(admin: Client) -> None:
     limited = {"name": f"{todo}:write", "with": "password"}
     person = make_person(admin, f"{todo}:read", limited)
     note = {"metadata": {"note": "for admins"}, "claims": {"team": "red"}}
-    done(admin.patch(person.path, json=note))
+    ok(admin.patch(person.path, json=note))
     key, secret = make_key(admin, person)
     for client in (person.login(), person.bearer(), person.login(secret), person.bearer(secret)):
-        me = done(client.get("/accounts/me"))
+        me = ok(client.get("/accounts/me"))
         assert (me["id"], me["username"], me["claims"]) == (
             person.id,
             person.username,
             note["claims"],
         )
         assert "metadata" not in me
-        grants = done(client.get("/accounts/me/grants"))
+        grants = ok(client.get("/accounts/me/grants"))
         assert grants == {"scopes": [f"{todo}:read", limited], "roles": []}
-        keys = done(client.get(KEYS))["items"]
+        keys = ok(client.get(KEYS))["items"]
         assert [item["id"] for item in keys] == [key]
-        assert done(client.get(f"{KEYS}/{key}")) == keys[0]
+        assert ok(client.get(f"{KEYS}/{key}")) == keys[0]
 
 
 def test_by_password_one_makes_changes_rotates_and_drops_ones_own_keys(person: Person) -> None:
     client = person.login()
     response = client.post(KEYS, json={"name": "laptop", "description": "At home."})
-    created = done(response, 201)
+    created = ok(response, 201)
     assert response.headers["Location"] == f"{client.url}{person.path}/api-keys/{created['id']}"
     assert person.login(created["secret"]).get("/accounts/me").status_code == 200
     path = f"{KEYS}/{created['id']}"
 
-    changed = done(client.patch(path, json={"name": "old laptop", "networks": ["192.0.2.1"]}))
+    changed = ok(client.patch(path, json={"name": "old laptop", "networks": ["192.0.2.1"]}))
     assert (changed["name"], changed["networks"]) == ("old laptop", ["192.0.2.1/32"])
     assert person.login(created["secret"]).get("/accounts/me").status_code == 401
-    done(client.patch(path, json={"networks": None}))
+    ok(client.patch(path, json={"networks": None}))
 
-    new = done(client.post(f"{path}/rotate", json={"overlap": 60}), 201)
+    new = ok(client.post(f"{path}/rotate", json={"overlap": 60}), 201)
     for secret in (created["secret"], new["secret"]):
         assert person.login(secret).get("/accounts/me").status_code == 200
-    done(client.delete(path), 204)
-    done(client.delete(f"{KEYS}/{new['id']}"), 204)
+    ok(client.delete(path), 204)
+    ok(client.delete(f"{KEYS}/{new['id']}"), 204)
     for secret in (created["secret"], new["secret"]):
         assert person.login(secret).get("/accounts/me").status_code == 401
 
@@ -66,9 +66,9 @@ def test_a_key_of_ones_own_gives_no_more_than_one_holds(admin: Client) -> None:
     person = make_person(admin, f"{todo}:read")
     scopes = [f"{todo}:read", f"{todo}:write", "keyosk:admin"]
 
-    created = done(person.login().post(KEYS, json={"name": "greedy", "scopes": scopes}), 201)
+    created = ok(person.login().post(KEYS, json={"name": "greedy", "scopes": scopes}), 201)
 
-    assert done(person.login(created["secret"]).post("/auth/token"))["scope"] == f"{todo}:read"
+    assert ok(person.login(created["secret"]).post("/auth/token"))["scope"] == f"{todo}:read"
     assert person.login(created["secret"]).get("/accounts").status_code == 403
 
 
@@ -82,7 +82,7 @@ def test_one_changes_ones_password_with_the_current_one(admin: Client, person: P
     assert_refused(client.put(path, json=weak), "invalid", 422)
     assert person.login().get("/accounts/me").status_code == 200
 
-    done(client.put(path, json={"password": NEW_PASSWORD, "current_password": PASSWORD}), 204)
+    ok(client.put(path, json={"password": NEW_PASSWORD, "current_password": PASSWORD}), 204)
 
     assert person.login().get("/accounts/me").status_code == 401
     assert person.login(NEW_PASSWORD).get("/accounts/me").status_code == 200
@@ -97,19 +97,19 @@ def test_one_drops_ones_password_with_the_current_one(admin: Client, person: Per
     assert_refused(client.delete(path, json=wrong), "forbidden")
     right = {"current_password": PASSWORD}
     assert_refused(person.login(secret).delete(path, json=right), "refused_by_rule")
-    assert done(person.login().get("/accounts/me"))["has_password"] is True
+    assert ok(person.login().get("/accounts/me"))["has_password"] is True
 
-    done(client.delete(path, json=right), 204)
+    ok(client.delete(path, json=right), 204)
 
     assert person.login().get("/accounts/me").status_code == 401
-    assert done(person.login(secret).get("/accounts/me"))["has_password"] is False
+    assert ok(person.login(secret).get("/accounts/me"))["has_password"] is False
 
 
 @pytest.mark.parametrize("way", ["key", "token from the key"])
 def test_by_key_one_may_look_and_change_nothing(admin: Client, person: Person, way: str) -> None:
     key, secret = make_key(admin, person)
     client = person.login(secret) if way == "key" else person.bearer(secret)
-    before = done(client.get(KEYS))["items"][0]
+    before = ok(client.get(KEYS))["items"][0]
     change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
     for method, path, body in (
         ("POST", KEYS, {"name": "another"}),
@@ -120,7 +120,7 @@ def test_by_key_one_may_look_and_change_nothing(admin: Client, person: Person, w
     ):
         assert_refused(client.request(method, path, json=body), "refused_by_rule")
 
-    (after,) = done(client.get(KEYS))["items"]
+    (after,) = ok(client.get(KEYS))["items"]
     assert {**after, "last_used_at": None} == {**before, "last_used_at": None}
     assert person.login().get("/accounts/me").status_code == 200
 
@@ -141,12 +141,12 @@ def test_by_key_one_may_look_and_change_nothing(admin: Client, person: Person, w
 def test_one_does_not_change_what_admins_decide(
     admin: Client, person: Person, method: str, below: str, body: Any
 ) -> None:
-    before = done(admin.get(person.path))
+    before = ok(admin.get(person.path))
     client = person.bearer()
     for name in ("me", person.id, person.username):
         response = client.request(method, f"/accounts/{name}{below}", json=body)
         assert_refused(response, "insufficient_scope")
-    after = done(admin.get(person.path))
+    after = ok(admin.get(person.path))
     assert {**after, "last_login_at": None} == {**before, "last_login_at": None}
 
 
@@ -185,9 +185,9 @@ def test_nobody_is_called_me(admin: Client) -> None:
 
 def test_what_one_did_is_in_the_log_under_ones_own_name(admin: Client, person: Person) -> None:
     response = person.login().post(KEYS, json={"name": live.unique("own")})
-    done(response, 201)
+    ok(response, 201)
 
-    rows = done(admin.get("/audit", params={"actor": person.id}))["items"]
+    rows = ok(admin.get("/audit", params={"actor": person.id}))["items"]
 
     assert [(row["action"], row["credential"]) for row in rows] == [("api_key.create", "password")]
     assert rows[0]["request_id"] == response.headers["X-Request-Id"]

@@ -390,8 +390,8 @@ def test_the_values_of_labels_are_those_of_the_program() -> None:
     not (os.environ.get("CI") or shutil.which("promtool")), reason="no promtool here"
 )
 def test_promtool_finds_no_fault_in_names_and_texts(metered: Metered) -> None:
-    done = execute(["promtool", "check", "metrics"], input=metered.page().text)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    result = execute(["promtool", "check", "metrics"], input=metered.page().text)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
 @pytest.mark.fault
@@ -464,9 +464,9 @@ def taken() -> Iterator[str]:
 @pytest.mark.slow
 def test_a_chosen_address_that_is_taken_is_refused(tmp_path: Path, taken: str) -> None:
     server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path, metrics_bind=taken)
-    done = server.run("serve")
-    assert done.returncode == 1
-    assert f"KEYOSK_METRICS_BIND: cannot listen at {taken}: Address already in use" in done.stderr
+    result = server.run("serve")
+    assert result.returncode == 1
+    assert f"KEYOSK_METRICS_BIND: cannot listen at {taken}: Address already in use" in result.stderr
 
 
 @pytest.mark.slow
@@ -490,6 +490,6 @@ def test_a_default_address_that_is_taken_is_told(tmp_path: Path) -> None:
 def test_a_main_address_that_is_taken_is_refused(tmp_path: Path, taken: str) -> None:
     server = LiveServer(f"sqlite:///{tmp_path / 'keyosk.db'}", tmp_path)
     server.environment["KEYOSK_BIND"] = taken
-    done = server.run("serve")
-    assert done.returncode == 1
-    assert f"KEYOSK_BIND: cannot listen at {taken}: Address already in use" in done.stderr
+    result = server.run("serve")
+    assert result.returncode == 1
+    assert f"KEYOSK_BIND: cannot listen at {taken}: Address already in use" in result.stderr

@@ -160,8 +160,8 @@ def test_an_alert_fires_and_clears(alert: str, scraped: dict[str, float], tmp_pa
             }
         )
     )
-    done = execute(["promtool", "test", "rules", file])
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = execute(["promtool", "test", "rules", file])
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def is_meant(series: str, cause: str) -> bool:
@@ -334,5 +334,5 @@ def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
     for path in yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())["rule_files"]:
         shutil.copy(RULES, tmp_path / path)
     check = ["promtool", "check", "config", "prometheus.yaml"]
-    done = execute(check, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    result = execute(check, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr

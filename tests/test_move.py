@@ -62,9 +62,9 @@ def test_everything_is_there_after_a_move_to_postgresql(empty: str, tmp_path: Pa
         account = admin.get("/accounts/alice").json()
         kept = admin.get("/accounts/alice/grants").json()
 
-    done = loading(empty, server, file)
-    assert done.code == 0, done.err
-    assert "keyosk database check" in done.out
+    result = loading(empty, server, file)
+    assert result.code == 0, result.err
+    assert "keyosk database check" in result.out
     folder = tmp_path / "moved"
     folder.mkdir()
     with LiveServer(empty, folder, issuer=ISSUER) as moved:

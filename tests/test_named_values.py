@@ -9,7 +9,7 @@ from installed import installed
 from keyosk.errors import Conflict
 from keyosk.model import OPERATOR
 from live import Client, unique
-from people import done, make_account, make_service, problem
+from people import make_account, make_service, ok, problem
 
 pytestmark = [pytest.mark.every_database, pytest.mark.in_process]
 
@@ -51,7 +51,7 @@ def test_a_wrong_value_among_others_is_named(
 def test_a_wrong_pattern_of_a_rule_is_named(admin: Client) -> None:
     issuer = unique("issuer")
     body = {"name": issuer, "issuer": f"https://{issuer}.example.com", "required_claims": []}
-    done(admin.post("/issuers", json=body), 201)
+    ok(admin.post("/issuers", json=body), 201)
     rule = {
         "name": "a",
         "account": make_account(admin, kind="machine")["username"],
@@ -65,7 +65,7 @@ def test_a_wrong_pattern_of_a_rule_is_named(admin: Client) -> None:
 def test_scopes_with_commas_between_them_are_told_so(admin: Client) -> None:
     account, issuer = make_account(admin, kind="machine"), unique("issuer")
     body = {"name": issuer, "issuer": f"https://{issuer}.example.com", "required_claims": []}
-    done(admin.post("/issuers", json=body), 201)
+    ok(admin.post("/issuers", json=body), 201)
     scopes = ["todo:read,todo:write"]
     rule = {"name": "a", "account": account["username"], "claims": {"ref": "main"}}
     requests: list[tuple[str, dict[str, Any]]] = [
@@ -109,14 +109,14 @@ def post(admin: Client, name: str, scopes: list[str]) -> str:
 
 
 def patch(admin: Client, name: str, scopes: list[str]) -> str:
-    done(admin.post("/services", json={"name": name}), 201)
+    ok(admin.post("/services", json={"name": name}), 201)
     response = admin.patch(f"/services/{name}", json={"scopes": scopes})
     detail: str = problem(response, 409, "scopes")["detail"]
     return detail
 
 
 def put(admin: Client, name: str, scopes: list[str]) -> str:
-    done(admin.post("/services", json={"name": name}), 201)
+    ok(admin.post("/services", json={"name": name}), 201)
     response = admin.put(f"/services/{name}/scopes", json={"scopes": scopes})
     detail: str = problem(response, 409, "scopes")["detail"]
     return detail

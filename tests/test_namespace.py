@@ -18,7 +18,7 @@ from keyosk.storage import tables
 from keyosk.web import bodies
 from keyosk.web.manifest_schemas import ManifestSchema, manifest_of
 from live import Client, LiveServer
-from people import assert_refused, done, make_person, make_service, problem
+from people import assert_refused, make_person, make_service, ok, problem
 from tables import table
 
 pytestmark = pytest.mark.every_database
@@ -39,9 +39,9 @@ def test_a_new_service_took_another_s_name_as_its_audience(admin: Client, field:
     victim = make_service(admin)
     url = f"https://{victim}.example.com/api"
     second = make_service(admin)
-    done(admin.patch(f"/services/{second}", json={"audience": url, "audiences": [f"{url}/v2"]}))
+    ok(admin.patch(f"/services/{second}", json={"audience": url, "audiences": [f"{url}/v2"]}))
     own = make_service(admin)
-    victim_id = done(admin.get(f"/services/{victim}"))["id"]
+    victim_id = ok(admin.get(f"/services/{victim}"))["id"]
     for taken in (
         victim,
         victim.upper(),
@@ -58,7 +58,7 @@ def test_a_new_service_took_another_s_name_as_its_audience(admin: Client, field:
         value = taken if field == "audience" else ["urn:mine", taken]
         assert_taken(make(admin, **{field: value}), field)
         assert_taken(admin.patch(f"/services/{own}", json={field: value}), field)
-    assert done(admin.get(f"/services/{own}"))["audience"] == own
+    assert ok(admin.get(f"/services/{own}"))["audience"] == own
 
 
 @pytest.mark.attack
@@ -73,7 +73,7 @@ def test_a_new_service_took_another_s_audience_as_its_name(admin: Client) -> Non
 
 @pytest.mark.attack
 def test_no_service_is_addressed_as_the_issuer(server: LiveServer, admin: Client) -> None:
-    issuer = done(server.client().get("/.well-known/oauth-authorization-server"))["issuer"]
+    issuer = ok(server.client().get("/.well-known/oauth-authorization-server"))["issuer"]
     service = make_service(admin)
     for taken in (issuer, f"{issuer}/", issuer.upper()):
         for field, value in (("audience", taken), ("audiences", [taken])):
@@ -87,17 +87,17 @@ def test_no_service_is_addressed_as_the_issuer(server: LiveServer, admin: Client
 def test_what_a_service_gives_up_another_may_have(admin: Client) -> None:
     first = make_service(admin)
     audience = live.unique("aud")
-    done(
+    ok(
         admin.patch(
             f"/services/{first}", json={"audience": audience, "audiences": ["urn:" + first]}
         )
     )
-    done(admin.patch(f"/services/{first}", json={"audience": first}))
-    done(admin.patch(f"/services/{first}", json={"audiences": None}))
-    done(make(admin, audience=audience, audiences=["urn:" + first]), 201)
+    ok(admin.patch(f"/services/{first}", json={"audience": first}))
+    ok(admin.patch(f"/services/{first}", json={"audiences": None}))
+    ok(make(admin, audience=audience, audiences=["urn:" + first]), 201)
     gone = make_service(admin)
     assert admin.delete(f"/services/{gone}").status_code == 204
-    done(admin.post("/services", json={"name": gone}), 201)
+    ok(admin.post("/services", json={"name": gone}), 201)
 
 
 def test_of_two_services_with_one_identifier_one_is_made(server: LiveServer, admin: Client) -> None:
@@ -127,26 +127,26 @@ def test_every_spelling_of_an_audience_gets_a_token_for_the_one_audience(admin: 
         [f"https://{name}.example.com/", f"urn:{name}"],
     )
     body = {"name": name, "audience": audience, "audiences": others, "scopes": [f"{name}:read"]}
-    service = done(admin.post("/services", json=body), 201)
+    service = ok(admin.post("/services", json=body), 201)
     assert (service["audience"], service["audiences"]) == (audience, others)
     person = make_person(admin, f"{name}:read")
     for spelling in (name, audience, *others):
         for parameter in ("audience", "resource"):
             response = person.login().post("/auth/token", data={parameter: spelling})
-            token = done(response)
+            token = ok(response)
             claims = jwt.decode(token["access_token"], options={"verify_signature": False})
             assert (claims["aud"], token["scope"]) == (audience, f"{name}:read")
     for spelling in (f"{audience}//", audience.upper(), f"urn:{name}/", service["id"]):
         response = person.login().post("/auth/token", data={"audience": spelling})
         assert (response.status_code, response.json()["error"]) == (400, "invalid_target")
     asked = {"audience": [others[0]], "scope": f"{name}:read"}
-    assert done(person.login().post("/auth/explain", json=asked))["claims"]["aud"] == audience
+    assert ok(person.login().post("/auth/explain", json=asked))["claims"]["aud"] == audience
 
-    changed = done(admin.patch(f"/services/{name}", json={"audiences": [others[1], others[1]]}))
+    changed = ok(admin.patch(f"/services/{name}", json={"audiences": [others[1], others[1]]}))
     assert changed["audiences"] == [others[1]]
     response = person.login().post("/auth/token", data={"resource": others[0]})
     assert response.status_code == 400
-    rows = done(admin.get("/audit", params={"target": f"service/{name}"}))["items"]
+    rows = ok(admin.get("/audit", params={"target": f"service/{name}"}))["items"]
     assert any((row["after"] or {}).get("audiences") == [others[1]] for row in rows)
 
 
@@ -240,12 +240,12 @@ def test_a_service_is_not_shown_the_tokens_of_one_that_had_its_audience_before(
     audience = live.unique("aud")
     first = make_service(admin, audience=audience)
     person = make_person(admin, f"{first}:read")
-    text = done(person.login().post("/auth/token", data={"audience": audience}))["access_token"]
-    changed = done(admin.patch(f"/services/{first}", json={"audience": live.unique("aud")}))
+    text = ok(person.login().post("/auth/token", data={"audience": audience}))["access_token"]
+    changed = ok(admin.patch(f"/services/{first}", json={"audience": live.unique("aud")}))
     assert changed["effective_at_latest"]
 
     make_service(admin, audience=audience)
-    assert done(person.login().post("/auth/introspect", data={"token": text})) == {"active": False}
-    entries = done(server.client().get("/auth/revocations"))["entries"]
+    assert ok(person.login().post("/auth/introspect", data={"token": text})) == {"active": False}
+    entries = ok(server.client().get("/auth/revocations"))["entries"]
     [entry] = [each for each in entries if each.get("aud") == audience]
     assert jwt.decode(text, options={"verify_signature": False})["iat"] < entry["issued_before"]

@@ -181,13 +181,13 @@ def test_nodes_join_and_leave_under_load_unnoticed(nodes: Cluster, admin: Client
     name = person(admin)
     key = admin.post(f"/accounts/{name}/api-keys", json={"name": "load"}).json()["secret"]
     results: Counter[str] = Counter()
-    done = threading.Event()
+    stopping = threading.Event()
     authorization = str(admin.session.headers["Authorization"])
 
     def load(number: int) -> None:
         # Half of the clients keep their connections, the others do not.
         session = requests.Session()
-        while not done.is_set():
+        while not stopping.is_set():
             if number % 4 == 3:
                 response = session.patch(
                     f"{nodes.url}/accounts/{name}",
@@ -222,7 +222,7 @@ def test_nodes_join_and_leave_under_load_unnoticed(nodes: Cluster, admin: Client
             nodes.wait_for(joining, "DOWN")
             assert joining.stop() == 0
         finally:
-            done.set()
+            stopping.set()
         for client in clients:
             client.result()
     assert set(results) == {"good"}, results

@@ -14,7 +14,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import ADMIN_PASSWORD, Client, LiveServer, free_port, unique, wait_for
-from people import Person, done, make_person
+from people import Person, make_person, ok
 from test_bad_tokens import verify
 from test_proxies import Echo, missing, program, run_envoy, run_nginx
 from test_tls import Secured
@@ -52,7 +52,7 @@ class Scene:
         self.other = f"{self.name}-2"
         for name in (self.name, self.other):
             body = {"name": name, "scopes": [f"{name}:read", f"{name}:write"]}
-            done(admin.post("/services", json=body), 201)
+            ok(admin.post("/services", json=body), 201)
         scopes = f"{self.name}:read", f"{self.name}:write", f"{self.other}:read"
         self.alice: Person = make_person(admin, *scopes)
         self.echo = Echo(self.issuer, self.name)
@@ -81,7 +81,7 @@ class Scene:
     def token(self, **parameters: str) -> str:
         login = self.alice.login()
         login.session.verify = self.admin.session.verify
-        return str(done(login.post("/auth/token", data=parameters))["access_token"])
+        return str(ok(login.post("/auth/token", data=parameters))["access_token"])
 
     def status(self, token: str | None) -> int:
         """The status that the proxy responds with. What passes must reach the service."""
@@ -250,7 +250,7 @@ def test_apache_fetches_the_keys_when_a_token_names_an_unknown_one(behind_apache
     assert behind_apache.status(old) == 200
     kid = jwt.get_unverified_header(old)["kid"]
     login = behind_apache.keyosk.client("admin", ADMIN_PASSWORD)
-    done(login.post(f"/signing-keys/{kid}/compromise"))
+    ok(login.post(f"/signing-keys/{kid}/compromise"))
 
     new = behind_apache.token(audience=behind_apache.name)
     assert jwt.get_unverified_header(new)["kid"] != kid

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from live import Client, LiveServer
 from pages import enrol, logged_in
-from people import done
+from people import ok
 from tables import table
 
 #: Numbers that no example can foresee.
@@ -157,8 +157,8 @@ def tell(server: LiveServer) -> None:
     admin, anybody = server.admin(), server.client()
     story = Story(anybody.get("/openapi.json").json())
     schemas = story.document["components"]["schemas"]
-    done(admin.post("/services", json={"name": "billing", "scopes": ["billing:read"]}), 201)
-    done(admin.post("/accounts", json={"username": "todo-backend", "kind": "machine"}), 201)
+    ok(admin.post("/services", json={"name": "billing", "scopes": ["billing:read"]}), 201)
+    ok(admin.post("/accounts", json={"username": "todo-backend", "kind": "machine"}), 201)
     tell_services_and_roles(story, admin)
     tell_workloads(story, admin)
     tell_accounts(story, admin)
@@ -188,7 +188,7 @@ def tell(server: LiveServer) -> None:
 
 
 def token(client: Client, **parameters: Any) -> str:
-    return str(done(client.post("/auth/token", data=parameters))["access_token"])
+    return str(ok(client.post("/auth/token", data=parameters))["access_token"])
 
 
 def tell_services_and_roles(story: Story, admin: Client) -> None:
@@ -207,7 +207,7 @@ def tell_services_and_roles(story: Story, admin: Client) -> None:
 def tell_workloads(story: Story, admin: Client) -> None:
     rule = "/issuers/{issuer}/rules/{rule}"
     machine = story.document["components"]["schemas"]["RuleNew"]["examples"][0]["account"]
-    done(admin.post("/accounts", json={"username": machine, "kind": "machine"}), 201)
+    ok(admin.post("/accounts", json={"username": machine, "kind": "machine"}), 201)
     story.send(admin, "POST", "/issuers")
     story.filters(admin, "/issuers")
     story.send(admin, "GET", "/issuers/{issuer}")
@@ -290,8 +290,8 @@ def tell_api_keys(story: Story, admin: Client, alice: Client) -> None:
     story.real[example["prefix"]] = created["prefix"]
     digests = [hashlib.sha256(each["secret"].encode()).hexdigest() for each in (example, created)]
     story.real[digests[0]] = digests[1]
-    account = done(alice.get("/accounts/me"))["id"]
-    done(admin.post(f"/accounts/{account}/api-keys", json={"name": "without limits"}), 201)
+    account = ok(alice.get("/accounts/me"))["id"]
+    ok(admin.post(f"/accounts/{account}/api-keys", json={"name": "without limits"}), 201)
     story.filters(alice, "/accounts/{account}/api-keys")
     story.filters(admin, "/api-keys")
     story.send(admin, "POST", "/api-keys/find")
@@ -350,7 +350,7 @@ def tell_changes(story: Story, admin: Client) -> None:
     described = story.document["paths"]["/audit"]["get"]
     (actor,) = (each for each in described["parameters"] if each.get("name") == "actor")
     (made_up,) = actor["schema"]["examples"]
-    target, me = story.real[made_up], done(admin.get("/accounts/me"))["id"]
+    target, me = story.real[made_up], ok(admin.get("/accounts/me"))["id"]
     for name, value in (("actor", me), ("target", f"account/{target}")):
         page = story.send(admin, "GET", "/audit", params={name: value}, exactly=False).json()
         assert page["items"], name

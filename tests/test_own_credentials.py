@@ -25,10 +25,10 @@ from people import (
     PASSWORD,
     Person,
     assert_refused,
-    done,
     make_key,
     make_person,
     make_service,
+    ok,
     token_of,
 )
 from tables import table
@@ -88,7 +88,7 @@ def test_a_token_made_credentials_that_outlive_it(admin: Client, scopes: tuple[s
                 assert "secret" not in response.json()
 
     assert person.login().get("/accounts/me").status_code == 200
-    (kept,) = done(admin.get(f"{person.path}/api-keys"))["items"]
+    (kept,) = ok(admin.get(f"{person.path}/api-keys"))["items"]
     assert (kept["id"], kept["networks"], kept["enabled"]) == (key, ["192.0.2.1/32"], True)
     assert person.login(secret).get("/accounts/me").status_code == 401
 
@@ -100,7 +100,7 @@ def test_a_token_for_the_audit_log_made_a_key_for_everything(admin: Client) -> N
 
     assert_refused(client.post("/accounts/me/api-keys", json={"name": "x"}), PROOF)
 
-    assert done(admin.get(f"{person.path}/api-keys"))["items"] == []
+    assert ok(admin.get(f"{person.path}/api-keys"))["items"] == []
 
 
 @pytest.mark.attack
@@ -108,14 +108,14 @@ def test_a_token_that_refresh_tokens_gave_is_no_proof(server: LiveServer, admin:
     todo = make_service(admin, refresh_allowed=True)
     person = make_person(admin, f"{todo}:read")
     asked = {"audience": todo, "scope": f"{todo}:read offline_access"}
-    refresh = done(person.login().post("/auth/token", data=asked))["refresh_token"]
+    refresh = ok(person.login().post("/auth/token", data=asked))["refresh_token"]
     body = {"grant_type": "refresh_token", "refresh_token": refresh}
-    token = done(server.client().post("/auth/token", data=body))["access_token"]
+    token = ok(server.client().post("/auth/token", data=body))["access_token"]
 
     client = Client(server.url, token=token)
     assert client.post("/accounts/me/api-keys", json={"name": "x"}).status_code in (401, 403)
 
-    assert done(admin.get(f"{person.path}/api-keys"))["items"] == []
+    assert ok(admin.get(f"{person.path}/api-keys"))["items"] == []
 
 
 @table("scopes", [(), (ADMIN,)])
@@ -126,9 +126,9 @@ def test_a_token_alone_may_take_away(admin: Client, scopes: tuple[str, ...]) -> 
         account = spellings(person)[number]
         key, secret = make_key(admin, person)
         client = person.bearer()
-        done(client.delete(f"/accounts/{account}/api-keys/{key}"), 204)
+        ok(client.delete(f"/accounts/{account}/api-keys/{key}"), 204)
         assert person.login(secret).get("/accounts/me").status_code == 401
-        done(client.delete(f"/accounts/{account}/tokens"))
+        ok(client.delete(f"/accounts/{account}/tokens"))
 
 
 def test_an_admin_handles_the_credentials_of_others_by_token(admin: Client) -> None:
@@ -136,7 +136,7 @@ def test_an_admin_handles_the_credentials_of_others_by_token(admin: Client) -> N
     person = make_person(admin)
     for method, below, body, status in HANDLED:
         key, _ = make_key(admin, person)
-        done(helper.request(method, person.path + below.format(key=key), json=body), status)
+        ok(helper.request(method, person.path + below.format(key=key), json=body), status)
 
 
 # --- The password is one --------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_with_the_password_one_handles_ones_own_credentials(
 
         response = client.request(method, path, json=sent)
 
-        created = done(response, status)
+        created = ok(response, status)
         assert PASSWORD not in response.text
         assert "current_password" not in (created or {})
 
@@ -176,12 +176,12 @@ def test_a_wrong_current_password_is_refused_whatever_else_was_shown(admin: Clie
         assert_refused(response, "invalid", 422)
         assert response.json()["errors"][0]["field"] == "current_password"
 
-    assert len(done(admin.get(f"{person.path}/api-keys"))["items"]) == 1
+    assert len(ok(admin.get(f"{person.path}/api-keys"))["items"]) == 1
 
 
 def test_the_password_of_another_is_no_proof_for_oneself(admin: Client) -> None:
     person, other = make_person(admin), make_person(admin)
-    done(admin.put(f"{other.path}/password", json={"password": NEW_PASSWORD}), 204)
+    ok(admin.put(f"{other.path}/password", json={"password": NEW_PASSWORD}), 204)
 
     body = {"name": "x", "current_password": NEW_PASSWORD}
     assert_refused(person.bearer().post("/accounts/me/api-keys", json=body), "forbidden")
@@ -202,7 +202,7 @@ def test_the_current_password_cannot_be_guessed_at_the_keys_either(admin: Client
 def test_an_account_without_a_password_is_told_that_it_has_no_proof(admin: Client) -> None:
     person = make_person(admin)
     _, secret = make_key(admin, person)
-    done(admin.delete(f"{person.path}/password"), 204)
+    ok(admin.delete(f"{person.path}/password"), 204)
     for client in (person.login(secret), person.bearer(secret)):
         for method, below, body, _ in HANDLED:
             response = client.request(
@@ -219,13 +219,13 @@ def test_an_account_without_a_password_is_told_that_it_has_no_proof(admin: Clien
 def test_an_answer_with_a_secret_is_repeated_to_nobody_with_a_mere_token(admin: Client) -> None:
     person = make_person(admin)
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
-    secret = done(person.login().post("/accounts/me/api-keys", **same), 201)["secret"]
+    secret = ok(person.login().post("/accounts/me/api-keys", **same), 201)["secret"]
 
     response = person.bearer().post("/accounts/me/api-keys", **same)
     assert_refused(response, PROOF)
     assert secret not in response.text
 
-    assert done(person.login().post("/accounts/me/api-keys", **same), 201)["secret"] == secret
+    assert ok(person.login().post("/accounts/me/api-keys", **same), 201)["secret"] == secret
 
 
 @pytest.mark.attack
@@ -233,13 +233,13 @@ def test_an_answer_with_a_secret_is_not_repeated_to_a_narrower_token(admin: Clie
     boss = make_person(admin, ADMIN)
     above = make_person(admin, ADMIN)
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
-    secret = done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"]
+    secret = ok(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"]
 
     response = boss.bearer(scope="keyosk:accounts:write").post(f"{above.path}/api-keys", **same)
 
     assert response.status_code in (403, 422)
     assert secret not in response.text
-    assert done(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"] == secret
+    assert ok(boss.bearer().post(f"{above.path}/api-keys", **same), 201)["secret"] == secret
 
 
 @pytest.mark.attack

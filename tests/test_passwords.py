@@ -267,9 +267,9 @@ def test_too_little_memory_is_not_a_wrong_password() -> None:
             else:
                 raise SystemExit("no Unavailable")
     """)
-    done = execute([sys.executable, "-c", program])
+    result = execute([sys.executable, "-c", program])
 
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
 
 
 # ---- Judging a new password --------------------------------------------------------------------
@@ -432,9 +432,9 @@ def test_the_blocklist_is_loaded_whole_and_without_the_rest_of_its_package() -> 
         "assert len(password_policy._common_passwords()) == 30_000;"
         "assert not [name for name in sys.modules if name.startswith('zxcvbn')]"
     )
-    done = execute([sys.executable, "-c", program])
+    result = execute([sys.executable, "-c", program])
 
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
 
 
 def test_generated_passwords_are_readable_and_pass() -> None:

@@ -244,9 +244,9 @@ def test_a_pooler_without_transactions_is_refused(postgresql_url: str, tmp_path:
     with pgbouncer(postgresql_url, "statement") as pooler:
         server = LiveServer(pooler.url, tmp_path)
         assert "pool_mode = transaction or session" in server.refused()
-        done = server.run("account", "list")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "pool_mode = transaction or session" in done.stderr
+        result = server.run("account", "list")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "pool_mode = transaction or session" in result.stderr
 
 
 def test_a_parameter_that_a_pooler_does_not_know_is_named(

@@ -12,7 +12,7 @@ from keyosk import model
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from live import Client, LiveServer, unique
-from people import Person, done, make_key, make_person
+from people import Person, make_key, make_person, ok
 from tables import table
 
 pytestmark = pytest.mark.in_process
@@ -50,16 +50,16 @@ def alice(admin: Client) -> Person:
 def paths(admin: Client, alice: Person) -> tuple[str, ...]:
     """What has a representation: public addresses, objects, lists."""
     service, role, issuer = unique("todo"), unique("editor"), unique("ci")
-    done(admin.post("/services", json={"name": service}), 201)
-    done(admin.post("/roles", json={"name": role, "scopes": []}), 201)
+    ok(admin.post("/services", json={"name": service}), 201)
+    ok(admin.post("/roles", json={"name": role, "scopes": []}), 201)
     ci = {"name": issuer, "issuer": f"https://{issuer}.example.com"}
-    done(admin.post("/issuers", json=ci), 201)
+    ok(admin.post("/issuers", json=ci), 201)
     machine = {"username": unique("deployer"), "kind": "machine"}
-    done(admin.post("/accounts", json=machine), 201)
+    ok(admin.post("/accounts", json=machine), 201)
     rule = {"name": "main", "claims": {"sub": "x"}, "account": machine["username"]}
-    done(admin.post(f"/issuers/{issuer}/rules", json=rule), 201)
-    key = done(admin.post(f"{alice.path}/api-keys", json={"name": "a key"}), 201)
-    kid = done(admin.get("/auth/jwks"))["keys"][0]["kid"]
+    ok(admin.post(f"/issuers/{issuer}/rules", json=rule), 201)
+    key = ok(admin.post(f"{alice.path}/api-keys", json={"name": "a key"}), 201)
+    kid = ok(admin.get("/auth/jwks"))["keys"][0]["kid"]
     objects = (
         *(alice.path, f"{alice.path}/grants", f"{alice.path}/api-keys/{key['id']}"),
         *(f"/services/{service}", f"/services/{service}/scopes", f"/roles/{role}"),
@@ -155,7 +155,7 @@ def test_a_failure_is_told_before_a_precondition(server: LiveServer, alice: Pers
 
 def test_a_proxy_may_send_the_preconditions_of_its_client(admin: Client) -> None:
     service = unique("todo")
-    done(admin.post("/services", json={"name": service, "scopes": [f"{service}:read"]}), 201)
+    ok(admin.post("/services", json={"name": service, "scopes": [f"{service}:read"]}), 201)
     person = make_person(admin, f"{service}:read")
     for headers in ({"If-Match": '"x"'}, {"If-None-Match": "*"}, {"If-None-Match": '"x"'}):
         for path in (f"/auth/forward?service={service}", f"/auth/token?audience={service}"):
@@ -173,10 +173,10 @@ class Kind:
         self.method, self.body = "PATCH", {"description": unique("text")}
         self.deletable = name not in ("grants", "scopes")
         if name == "account":
-            account = done(admin.post("/accounts", json={"username": unique("p")}), 201)
+            account = ok(admin.post("/accounts", json={"username": unique("p")}), 201)
             self.path, self.body = f"/accounts/{account['id']}", {"display_name": "x"}
         elif name == "grants":
-            account = done(admin.post("/accounts", json={"username": unique("p")}), 201)
+            account = ok(admin.post("/accounts", json={"username": unique("p")}), 201)
             self.path, self.method = f"/accounts/{account['id']}/grants", "PUT"
             self.body = {"scopes": [], "roles": []}  # type: ignore[dict-item]
         elif name == "key":
@@ -184,10 +184,10 @@ class Kind:
             self.path = f"{alice.path}/api-keys/{key}"
         elif name == "role":
             self.path = f"/roles/{unique('r')}"
-            done(admin.post("/roles", json={"name": self.path[7:], "scopes": []}), 201)
+            ok(admin.post("/roles", json={"name": self.path[7:], "scopes": []}), 201)
         else:
             service = unique("s")
-            done(admin.post("/services", json={"name": service}), 201)
+            ok(admin.post("/services", json={"name": service}), 201)
             self.path = f"/services/{service}"
             if name == "scopes":
                 self.path, self.method = f"{self.path}/scopes", "PUT"
@@ -273,13 +273,13 @@ def test_a_precondition_on_a_write_without_an_entity_tag_was_ignored(
         ("POST", "/signing-keys/rotate", {}),
         ("DELETE", f"{person.path}/password", None),
     )
-    before = done(admin.get("/signing-keys"))
+    before = ok(admin.get("/signing-keys"))
     for method, path, body in writes:
         refused(admin.request(method, path, json=body, headers=headers), method)
     assert person.login().post("/auth/token").status_code == 200
-    assert done(admin.get(f"{person.path}/api-keys"))["items"] == []
+    assert ok(admin.get(f"{person.path}/api-keys"))["items"] == []
     assert admin.get(f"/accounts/{name}").status_code == 404
-    assert done(admin.get("/signing-keys")) == before
+    assert ok(admin.get("/signing-keys")) == before
 
 
 @table("headers", [{"If-Match": "*"}, {"If-None-Match": '"x"'}, {"If-None-Match": 'W/"x", "y"'}])
@@ -288,7 +288,7 @@ def test_a_true_precondition_lets_such_a_write_pass(admin: Client, headers: dict
     path = f"{person.path}/password"
     changed = admin.put(path, json={"password": "another long password"}, headers=headers)
     assert changed.status_code == 204
-    done(admin.post("/services", json={"name": unique("made")}, headers=headers), 201)
+    ok(admin.post("/services", json={"name": unique("made")}, headers=headers), 201)
 
 
 def test_nothing_answers_conditionally_but_the_one_place() -> None:

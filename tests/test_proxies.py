@@ -22,7 +22,7 @@ import yaml
 from requests.adapters import HTTPAdapter
 
 from live import LiveServer, free_port, unique
-from people import PASSWORD, Person, done, make_key, make_person
+from people import PASSWORD, Person, make_key, make_person, ok
 from processes import execute
 from waiting import until_it_listens
 
@@ -78,7 +78,7 @@ class Scene:
         self.admin = keyosk.admin()
         self.name = unique("todo")
         scopes = [f"{self.name}:read", f"{self.name}:write"]
-        done(self.admin.post("/services", json={"name": self.name, "scopes": scopes}), 201)
+        ok(self.admin.post("/services", json={"name": self.name, "scopes": scopes}), 201)
         self.alice = make_person(self.admin, scopes[0])
         _, self.key = make_key(self.admin, self.alice)
         self.echo = Echo(keyosk.url, self.name)
@@ -331,7 +331,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("secret", ["password", "key"])
 def test_a_login_passes_and_the_service_sees_a_small_token_only(scene: Scene, secret: str) -> None:
     shown = PASSWORD if secret == "password" else scene.key
-    seen = done(scene.get(auth=(scene.alice.username, shown), headers=FORGED))
+    seen = ok(scene.get(auth=(scene.alice.username, shown), headers=FORGED))
 
     claims, headers = seen["claims"], seen["headers"]
     assert (claims["sub"], claims["aud"]) == (scene.alice.id, scene.name)
@@ -367,18 +367,18 @@ def test_no_method_is_a_way_around(scene: Scene, method: str) -> None:
 
 def test_a_body_passes_to_the_service(scene: Scene) -> None:
     body = b"x" * 100_000  # more than Keyosk would read
-    seen = done(scene.get("POST", auth=(scene.alice.username, scene.key), data=body))
+    seen = ok(scene.get("POST", auth=(scene.alice.username, scene.key), data=body))
     assert seen["claims"]["sub"] == scene.alice.id
 
 
 def test_a_bearer_token_passes_until_it_is_revoked(scene: Scene) -> None:
     data = {"audience": scene.name, "scope": f"{scene.name}:read"}
-    token = done(scene.alice.login().post("/auth/token", data=data))["access_token"]
+    token = ok(scene.alice.login().post("/auth/token", data=data))["access_token"]
     bearer = {"Authorization": f"Bearer {token}"}
-    assert done(scene.get(headers=bearer))["claims"]["scope"] == f"{scene.name}:read"
+    assert ok(scene.get(headers=bearer))["claims"]["scope"] == f"{scene.name}:read"
     assert scene.alice.login().post("/auth/revoke", data={"token": token}).status_code == 200
     assert scene.get(headers=bearer).status_code == 401
-    other = done(scene.alice.login().post("/auth/token", data={"audience": "keyosk"}))
+    other = ok(scene.alice.login().post("/auth/token", data={"audience": "keyosk"}))
     assert (
         scene.get(headers={"Authorization": f"Bearer {other['access_token']}"}).status_code == 401
     )
@@ -405,7 +405,7 @@ def test_without_keyosk_or_the_required_scope_nothing_passes(
             login = (scene.alice.username, scene.key)
             assert scene.get(auth=login).status_code == 403
             add = {"add": {"scopes": [f"{scene.name}:write"]}}
-            done(scene.admin.patch(f"{scene.alice.path}/grants", json=add))
+            ok(scene.admin.patch(f"{scene.alice.path}/grants", json=add))
             assert scene.get(auth=login).status_code == 200
             keyosk.stop()
             refused = scene.get(auth=login).status_code
@@ -473,22 +473,22 @@ PREFLIGHT = {"Origin": "https://app.example", "Access-Control-Request-Method": "
 @pytest.fixture
 def preflights(scene: Scene) -> Iterator[Scene]:
     path = f"/services/{scene.name}"
-    done(scene.admin.patch(path, json={"cors_preflight": True}))
+    ok(scene.admin.patch(path, json={"cors_preflight": True}))
     yield scene
-    done(scene.admin.patch(path, json={"cors_preflight": False}))
+    ok(scene.admin.patch(path, json={"cors_preflight": False}))
 
 
 def test_a_preflight_passes_without_a_token_where_the_service_allows_it(preflights: Scene) -> None:
     forged = {**FORGED, "X_Keyosk_Account": "admin", "Connection": "Authorization"}
     for headers in (PREFLIGHT, {**PREFLIGHT, **forged}):
-        seen = done(preflights.get("OPTIONS", headers=headers))
+        seen = ok(preflights.get("OPTIONS", headers=headers))
         assert seen["claims"] is None
         assert seen["headers"]["ORIGIN"] == PREFLIGHT["Origin"]
         kept = {name: seen["headers"].get(name) for name in ("X_KEYOSK_ACCOUNT", "X_KEYOSK_SCOPE")}
         assert not any(kept.values()), kept
     assert preflights.get(headers=PREFLIGHT).status_code == 401
     login = (preflights.alice.username, preflights.key)
-    assert done(preflights.get(headers=PREFLIGHT, auth=login))["claims"]["sub"]
+    assert ok(preflights.get(headers=PREFLIGHT, auth=login))["claims"]["sub"]
 
 
 def test_a_preflight_does_not_pass_where_the_service_does_not_allow_it(scene: Scene) -> None:
@@ -524,7 +524,7 @@ def test_headers_of_other_spellings_reach_the_service_as_the_docs_say(
     names = [f"X{a}Keyosk{b}{c}" for a in "-_." for b in "-_." for c in ("Account", "Scope")]
     extra = ["X-Keyosk-Extra", "X_Keyosk_Extra", "X.Keyosk.Extra"]
     smuggled = {name: f"made up {name}" for name in (*names, *extra)}
-    seen = done(scene.get(auth=(scene.alice.username, scene.key), headers=smuggled))
+    seen = ok(scene.get(auth=(scene.alice.username, scene.key), headers=smuggled))
     passed = {value.removeprefix("made up ") for value in seen["headers"].values()
               if value.startswith("made up ")}  # fmt: skip
     expected = {
@@ -541,7 +541,7 @@ def test_headers_of_other_spellings_reach_the_service_as_the_docs_say(
 def test_no_spelling_of_our_headers_reaches_the_service(scene: Scene) -> None:
     names = ("X_Keyosk_Account", "X.Keyosk.Account", "X_Keyosk_Scope", "X.Keyosk.Scope")
     smuggled = dict.fromkeys(names, "admin")
-    seen = done(scene.get(auth=(scene.alice.username, scene.key), headers=smuggled))
+    seen = ok(scene.get(auth=(scene.alice.username, scene.key), headers=smuggled))
     assert "admin" not in str(seen["headers"])
 
 
@@ -558,7 +558,7 @@ def test_no_client_makes_a_preflight_where_nginx_writes_no_method(
 
     scene = Scene(server, tmp_path, older)
     try:
-        done(scene.admin.patch(f"/services/{scene.name}", json={"cors_preflight": True}))
+        ok(scene.admin.patch(f"/services/{scene.name}", json={"cors_preflight": True}))
         made_up = {**PREFLIGHT, "X-Forwarded-Method": "OPTIONS"}
         for method in ("GET", "POST", "OPTIONS"):
             for headers in (PREFLIGHT, made_up):

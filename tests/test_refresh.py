@@ -28,7 +28,7 @@ from keyosk.tokens import refresh_token_format
 from keyosk.tokens.access_tokens import Token
 from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from live import Client, LiveServer, unique
-from people import NEW_PASSWORD, PASSWORD, Person, done, make_key, make_person
+from people import NEW_PASSWORD, PASSWORD, Person, make_key, make_person, ok
 from waiting import until
 
 pytestmark = pytest.mark.every_database
@@ -45,7 +45,7 @@ def make_service(admin: Client, **fields: Any) -> str:
     name = unique("todo")
     scopes = [f"{name}:read", f"{name}:write"]
     body = {"name": name, "scopes": scopes, "refresh_allowed": True, **fields}
-    done(admin.post("/services", json=body), 201)
+    ok(admin.post("/services", json=body), 201)
     return name
 
 
@@ -56,7 +56,7 @@ def alice(admin: Client, todo: str) -> Person:
 
 def begin(person: Person, secret: str = PASSWORD, **parameters: str) -> dict[str, Any]:
     asked = {"scope": "offline_access", **parameters}
-    response: dict[str, Any] = done(person.login(secret).post("/auth/token", data=asked))
+    response: dict[str, Any] = ok(person.login(secret).post("/auth/token", data=asked))
     return response
 
 
@@ -76,7 +76,7 @@ def claims(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def entries(server: LiveServer) -> list[dict[str, Any]]:
-    published: list[dict[str, Any]] = done(server.client().get("/auth/revocations"))["entries"]
+    published: list[dict[str, Any]] = ok(server.client().get("/auth/revocations"))["entries"]
     return published
 
 
@@ -88,7 +88,7 @@ def test_a_refresh_token_is_given_where_asked_for_and_allowed(alice: Person, tod
     assert body["refresh_token"].startswith("kysr_")
     assert set(body["scope"].split()) == {f"{todo}:read", f"{todo}:write", "offline_access"}
     assert claims(body)["scope"] == body["scope"]
-    assert "refresh_token" not in done(alice.login().post("/auth/token"))
+    assert "refresh_token" not in ok(alice.login().post("/auth/token"))
 
 
 def test_no_refresh_token_where_a_service_allows_none(admin: Client, todo: str) -> None:
@@ -112,7 +112,7 @@ def test_each_use_gives_a_token_of_the_login(server: LiveServer, alice: Person, 
     anybody = server.client()  # its secret is needed no more
     bodies = [first]
     for _ in range(3):
-        bodies.append(done(refresh(anybody, bodies[-1]["refresh_token"])))
+        bodies.append(ok(refresh(anybody, bodies[-1]["refresh_token"])))
     assert len({body["refresh_token"] for body in bodies}) == 4
     assert len({claims(body)["jti"] for body in bodies}) == 4
     assert {body["scope"] for body in bodies} == {f"{todo}:read offline_access"}
@@ -123,17 +123,17 @@ def test_each_use_gives_a_token_of_the_login(server: LiveServer, alice: Person, 
 def test_a_lost_answer_gets_the_same_successor_again(server: LiveServer, alice: Person) -> None:
     first = begin(alice)["refresh_token"]
     anybody = server.client()
-    responses = [done(refresh(anybody, first)) for _ in range(3)]
+    responses = [ok(refresh(anybody, first)) for _ in range(3)]
     assert len({response["refresh_token"] for response in responses}) == 1
     assert len({claims(response)["jti"] for response in responses}) == 3
-    done(refresh(anybody, responses[0]["refresh_token"]))
+    ok(refresh(anybody, responses[0]["refresh_token"]))
 
 
 def test_an_old_token_ends_the_session_and_what_followed(server: LiveServer, alice: Person) -> None:
     anybody = server.client()
     bodies = [begin(alice)]
     for _ in range(2):
-        bodies.append(done(refresh(anybody, bodies[-1]["refresh_token"])))
+        bodies.append(ok(refresh(anybody, bodies[-1]["refresh_token"])))
     other = begin(alice)
 
     refused(refresh(anybody, bodies[0]["refresh_token"]))
@@ -142,7 +142,7 @@ def test_an_old_token_ends_the_session_and_what_followed(server: LiveServer, ali
     revoked = {entry.get("jti") for entry in entries(server)}
     assert {claims(body)["jti"] for body in bodies} <= revoked
     assert claims(other)["jti"] not in revoked
-    done(refresh(anybody, other["refresh_token"]))
+    ok(refresh(anybody, other["refresh_token"]))
 
 
 def test_twenty_at_once_get_one_successor(server: LiveServer, alice: Person) -> None:
@@ -159,7 +159,7 @@ def test_twenty_at_once_get_one_successor(server: LiveServer, alice: Person) -> 
 
     assert Counter(response.status_code for response in responses) == {200: 20}
     (successor,) = {response.json()["refresh_token"] for response in responses}
-    assert done(refresh(server.client(), successor))["refresh_token"] != successor
+    assert ok(refresh(server.client(), successor))["refresh_token"] != successor
 
 
 @pytest.mark.slow
@@ -175,8 +175,8 @@ def test_twenty_at_once_over_two_servers_and_a_restart(database_url: str, tmp_pa
         (successor,) = {response.json()["refresh_token"] for response in responses}
         one.kill()
         one.start()
-        following = done(refresh(one.client(), successor))["refresh_token"]
-        done(refresh(other.client(), following))
+        following = ok(refresh(one.client(), successor))["refresh_token"]
+        ok(refresh(other.client(), following))
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_a_killed_server_has_stored_every_refresh_that_it_answered(
             client = server.client()
             with suppress(requests.ConnectionError):
                 while True:
-                    tokens.append(done(refresh(client, tokens[-1]))["refresh_token"])
+                    tokens.append(ok(refresh(client, tokens[-1]))["refresh_token"])
 
         with ThreadPoolExecutor(len(sessions)) as threads:
             going = [threads.submit(go_on, tokens) for tokens in sessions]
@@ -224,16 +224,16 @@ def test_scope_and_audience_narrow_one_token_and_never_widen(
     token = begin(person, scope=asked)["refresh_token"]
     anybody = server.client()
 
-    narrow = done(refresh(anybody, token, scope=f"{todo}:read", audience=todo))
+    narrow = ok(refresh(anybody, token, scope=f"{todo}:read", audience=todo))
     assert (narrow["scope"], claims(narrow)["aud"]) == (f"{todo}:read", todo)
     token = narrow["refresh_token"]
-    wide = done(refresh(anybody, token))
+    wide = ok(refresh(anybody, token))
     assert set(wide["scope"].split()) == set(asked.split())
     token = wide["refresh_token"]
     refused(refresh(anybody, token, scope=f"{todo}:write"), "invalid_scope")
     refused(refresh(anybody, token, audience="keyosk"), "invalid_target")
     # What was refused used nothing up.
-    done(refresh(anybody, token))
+    ok(refresh(anybody, token))
 
 
 def test_scopes_that_were_lost_are_gone_and_new_ones_are_not_added(
@@ -241,8 +241,8 @@ def test_scopes_that_were_lost_are_gone_and_new_ones_are_not_added(
 ) -> None:
     token = begin(alice, scope=f"offline_access {todo}:read {todo}:write")["refresh_token"]
     taken = {"remove": {"scopes": [f"{todo}:write"]}, "add": {"scopes": ["keyosk:audit:read"]}}
-    done(admin.patch(f"{alice.path}/grants", json=taken))
-    body = done(refresh(server.client(), token))
+    ok(admin.patch(f"{alice.path}/grants", json=taken))
+    body = ok(refresh(server.client(), token))
     assert set(body["scope"].split()) == {f"{todo}:read", "offline_access"}
     assert claims(body)["aud"] == todo
 
@@ -253,9 +253,9 @@ def test_a_session_without_grants_goes_on_without_scopes_as_a_login_does(
     """It ends with its login (RFC 6749 section 6). Grants that lapse for a while log nobody out."""
     scopes = [f"{todo}:read", f"{todo}:write"]
     token = begin(alice, scope=f"offline_access {scopes[0]}")["refresh_token"]
-    done(admin.patch(f"{alice.path}/grants", json={"remove": {"scopes": scopes}}))
+    ok(admin.patch(f"{alice.path}/grants", json={"remove": {"scopes": scopes}}))
 
-    body = done(refresh(server.client(), token))
+    body = ok(refresh(server.client(), token))
     login = begin(alice, audience=todo)
     for each in (body, login):
         assert (each["scope"], claims(each)["scope"]) == ("offline_access", "offline_access")
@@ -264,8 +264,8 @@ def test_a_session_without_grants_goes_on_without_scopes_as_a_login_does(
     # What is lost is refused by name, and uses nothing up.
     refused(refresh(server.client(), token, scope=scopes[0]), "invalid_scope")
 
-    done(admin.patch(f"{alice.path}/grants", json={"add": {"scopes": scopes}}))
-    body = done(refresh(server.client(), token))
+    ok(admin.patch(f"{alice.path}/grants", json={"add": {"scopes": scopes}}))
+    body = ok(refresh(server.client(), token))
     assert set(body["scope"].split()) == {scopes[0], "offline_access"}
 
 
@@ -276,7 +276,7 @@ def test_a_session_ends_with_its_login(
     server: LiveServer, admin: Client, alice: Person, todo: str, loss: str
 ) -> None:
     token = begin(alice)["refresh_token"]
-    (session,) = done(admin.get(f"{alice.path}/tokens"))["items"]
+    (session,) = ok(admin.get(f"{alice.path}/tokens"))["items"]
     request = {
         "disabled": ("PATCH", alice.path, {"enabled": False}),
         "deleted": ("DELETE", alice.path, None),
@@ -289,7 +289,7 @@ def test_a_session_ends_with_its_login(
     assert admin.request(*request[:2], json=request[2]).status_code in (200, 204)
     refused(refresh(server.client(), token))
     if loss == "disabled":
-        done(admin.patch(alice.path, json={"enabled": True}))
+        ok(admin.patch(alice.path, json={"enabled": True}))
         refused(refresh(server.client(), token))
 
 
@@ -309,18 +309,18 @@ def test_a_session_ends_with_its_service_and_does_not_begin_anew_with_the_next_o
     if loss == "deleted":
         assert admin.delete(f"{path}?force=true").status_code in (200, 204)
     else:
-        done(admin.patch(path, json={"audience": unique("urn:other")}))
-    assert len(done(admin.get(f"{person.path}/tokens"))["items"]) == 1
+        ok(admin.patch(path, json={"audience": unique("urn:other")}))
+    assert len(ok(admin.get(f"{person.path}/tokens"))["items"]) == 1
     if loss == "deleted":
         body = {"name": gone, "scopes": [f"{gone}:read"]}
-        done(
+        ok(
             admin.post("/services", json={**body, "audience": audience, "refresh_allowed": True}),
             201,
         )
-        done(admin.patch(f"{person.path}/grants", json={"add": {"scopes": [f"{gone}:read"]}}))
+        ok(admin.patch(f"{person.path}/grants", json={"add": {"scopes": [f"{gone}:read"]}}))
     refused(refresh(server.client(), both))
     refused(refresh(server.client(), alone))
-    done(refresh(server.client(), kept))
+    ok(refresh(server.client(), kept))
 
 
 @pytest.mark.parametrize("loss", ["deleted", "disabled", "ended", "elsewhere"])
@@ -331,7 +331,7 @@ def test_a_session_ends_with_the_key_that_began_it(
     token = begin(alice, secret)["refresh_token"]
     path = f"{alice.path}/api-keys/{key}"
     assert admin.put(f"{alice.path}/password", json={"password": NEW_PASSWORD}).status_code == 204
-    token = done(refresh(server.client(), token))["refresh_token"]
+    token = ok(refresh(server.client(), token))["refresh_token"]
     changes: dict[str, dict[str, Any]] = {
         "disabled": {"enabled": False},
         "ended": {"expires_at": "2020-01-01T00:00:00Z"},
@@ -340,7 +340,7 @@ def test_a_session_ends_with_the_key_that_began_it(
     if loss == "deleted":
         assert admin.delete(path).status_code == 204
     else:
-        done(admin.patch(path, json=changes[loss]))
+        ok(admin.patch(path, json=changes[loss]))
     refused(refresh(server.client(), token))
 
 
@@ -353,7 +353,7 @@ def test_a_login_that_is_shown_as_well_must_be_the_same(
     refused(refresh(server.client(), token, client_id=bob.username))
     wrong = refresh(server.client(alice.username, "not the password"), token)
     assert (wrong.status_code, wrong.json()["error"]) == (401, "invalid_client")
-    done(refresh(alice.login(), token, client_id=alice.username))
+    ok(refresh(alice.login(), token, client_id=alice.username))
 
 
 @pytest.mark.parametrize("what", ["", "garbage", "kysr_", "tampered", "longer", "jwt", "key"])
@@ -369,7 +369,7 @@ def test_what_is_no_refresh_token_is_refused(
         "key": make_key(admin, alice)[1],
     }.get(what, what)
     refused(refresh(server.client(), wrong), "invalid_grant" if wrong else "invalid_request")
-    done(refresh(server.client(), token))
+    ok(refresh(server.client(), token))
 
 
 def test_a_refresh_token_opens_nothing_else(server: LiveServer, alice: Person) -> None:
@@ -387,7 +387,7 @@ def test_sessions_are_listed_and_ended_one_by_one(
     server: LiveServer, admin: Client, alice: Person, todo: str
 ) -> None:
     one, other = begin(alice), begin(alice, scope=f"offline_access {todo}:read")
-    items = done(alice.login().get("/accounts/me/tokens"))["items"]
+    items = ok(alice.login().get("/accounts/me/tokens"))["items"]
     assert [item["scopes"] for item in items] == [
         [f"{todo}:read", f"{todo}:write"],
         [f"{todo}:read"],
@@ -406,7 +406,7 @@ def test_sessions_are_listed_and_ended_one_by_one(
 
     refused(refresh(server.client(), one["refresh_token"]))
     assert claims(one)["jti"] in {entry.get("jti") for entry in entries(server)}
-    done(refresh(server.client(), other["refresh_token"]))
+    ok(refresh(server.client(), other["refresh_token"]))
 
 
 def test_a_refresh_token_is_introspected_and_revoked(
@@ -414,18 +414,18 @@ def test_a_refresh_token_is_introspected_and_revoked(
 ) -> None:
     body = begin(alice)
     login, token = alice.login(), {"token": body["refresh_token"]}
-    document = done(login.post("/auth/introspect", data=token))
+    document = ok(login.post("/auth/introspect", data=token))
     assert (document["active"], document["sub"], document["aud"]) == (True, alice.id, [todo])
     bob = make_person(admin).login()
-    assert done(bob.post("/auth/introspect", data=token)) == {"active": False}
+    assert ok(bob.post("/auth/introspect", data=token)) == {"active": False}
     refused(bob.post("/auth/revoke", data=token))
 
     assert login.post("/auth/revoke", data=token).status_code == 200
 
-    assert done(login.post("/auth/introspect", data=token)) == {"active": False}
+    assert ok(login.post("/auth/introspect", data=token)) == {"active": False}
     refused(refresh(server.client(), body["refresh_token"]))
     access = {"token": body["access_token"]}
-    assert done(login.post("/auth/introspect", data=access)) == {"active": False}
+    assert ok(login.post("/auth/introspect", data=access)) == {"active": False}
 
 
 # --- Time -----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import requests
 import yaml
 
 from live import Client, LiveServer, command, free_port, unique
-from people import PASSWORD, Person, done, make_key, make_person
+from people import PASSWORD, Person, make_key, make_person, ok
 from processes import execute
 from test_proxies import program
 from waiting import until_it_listens
@@ -41,7 +41,7 @@ def make_registry(admin: Client, team: str, version: int | None = 2, **fields: A
         *(f"registry:{team}:*", f"repository:{team}.example:5000/app:pull"),
     ]
     body = {"name": name, "scopes": scopes, "registry_version": version, **fields}
-    done(admin.post("/services", json=body), 201)
+    ok(admin.post("/services", json=body), 201)
     return name
 
 
@@ -52,7 +52,7 @@ def ask(client: Client, registry: str, *scopes: str, **others: str) -> requests.
 
 
 def access(response: requests.Response) -> list[dict[str, Any]]:
-    return list(jwt.decode(done(response)["token"], options={"verify_signature": False})["access"])
+    return list(jwt.decode(ok(response)["token"], options={"verify_signature": False})["access"])
 
 
 def test_a_client_gets_what_it_asked_for_and_holds(server: LiveServer, admin: Client) -> None:
@@ -66,7 +66,7 @@ def test_a_client_gets_what_it_asked_for_and_holds(server: LiveServer, admin: Cl
         account=alice.username,
         offline_token="true",
     )
-    body = done(response)
+    body = ok(response)
     assert sorted(body) == [
         *("access_token", "expires_in", "issued_at", "scope", "token", "token_type")
     ]
@@ -110,7 +110,7 @@ def test_access_is_never_more_than_is_held(
 ) -> None:
     team = unique("team")
     registry = make_registry(admin, team)
-    held = [scope["name"] for scope in done(admin.get(f"/services/{registry}"))["scopes"]]
+    held = [scope["name"] for scope in ok(admin.get(f"/services/{registry}"))["scopes"]]
     alice = make_person(admin, *held)
     entries = access(ask(alice.login(), registry, *(text.replace("{}", team) for text in asked)))
     assert entries == [
@@ -145,10 +145,10 @@ def test_whoever_may_not_log_in_gets_nothing(server: LiveServer, admin: Client) 
     assert (secret.status_code, secret.json()["error"]) == (400, "invalid_request")
     many = ask(alice.login(), registry, *(f"repository:{n}:pull" for n in range(101)))
     assert (many.status_code, many.json()["error"]) == (400, "invalid_scope")
-    done(admin.patch(f"/services/{registry}", json={"accepts": "api_key"}))
+    ok(admin.patch(f"/services/{registry}", json={"accepts": "api_key"}))
     refused = ask(alice.login(), registry)
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_target")
-    done(admin.patch(f"/services/{registry}", json={"accepts": "both", "enabled": False}))
+    ok(admin.patch(f"/services/{registry}", json={"accepts": "both", "enabled": False}))
     assert ask(alice.login(), registry).status_code == 400
 
 
@@ -166,16 +166,16 @@ def test_other_services_know_no_such_request(admin: Client, service: str) -> Non
     alice = make_person(admin)
     response = ask(alice.login(), service, "repository:a/b:pull")
     assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
-    assert "token" not in done(alice.login().get("/auth/token", params={"service": service}))
-    assert "token" not in done(alice.login().post("/auth/token", data={"service": service}))
+    assert "token" not in ok(alice.login().get("/auth/token", params={"service": service}))
+    assert "token" not in ok(alice.login().post("/auth/token", data={"service": service}))
 
 
 def test_ordinary_tokens_give_nothing_in_a_registry(admin: Client) -> None:
     team = unique("team")
     registry = make_registry(admin, team)
-    assert done(admin.get(f"/services/{registry}"))["on_request_only"] is True
+    assert ok(admin.get(f"/services/{registry}"))["on_request_only"] is True
     alice = make_person(admin, f"repository:{team}/app:pull")
-    token = done(alice.login().post("/auth/token", data={"audience": registry}))["access_token"]
+    token = ok(alice.login().post("/auth/token", data={"audience": registry}))["access_token"]
     assert "access" not in jwt.decode(token, options={"verify_signature": False})
     # Else whoever writes accounts would give rights there.
     refused = admin.patch(f"/services/{registry}", json={"claims": ["access"]})
@@ -191,19 +191,19 @@ def test_keyosk_knows_its_tokens_by_either_kid(
         team = unique("team")
         registry = make_registry(admin, team, version)
         alice = make_person(admin, f"repository:{team}/app:pull").login()
-        text = done(ask(alice, registry, f"repository:{team}/app:pull"))["token"]
-        (key,) = done(alice.get("/auth/jwks"))["keys"]
+        text = ok(ask(alice, registry, f"repository:{team}/app:pull"))["token"]
+        (key,) = ok(alice.get("/auth/jwks"))["keys"]
         docker = server.run("signing-key", "export", "--docker").stdout.strip()
         assert jwt.get_unverified_header(text)["kid"] == (docker if version == 2 else key["kid"])
         claims = jwt.decode(text, jwt.PyJWK(key).key, algorithms=["ES256"], audience=registry)
-        seen = done(alice.post("/auth/introspect", data={"token": text}))
+        seen = ok(alice.post("/auth/introspect", data={"token": text}))
         assert (seen["active"], seen["jti"]) == (True, claims["jti"])
-        other = done(ask(alice, registry))["token"]
-        done(alice.post("/auth/revoke", data={"token": text}))
-        assert not done(alice.post("/auth/introspect", data={"token": text}))["active"]
-        assert done(alice.post("/auth/introspect", data={"token": other}))["active"]
-        done(admin.post(f"/signing-keys/{key['kid']}/compromise", json={}))
-        assert not done(alice.post("/auth/introspect", data={"token": other}))["active"]
+        other = ok(ask(alice, registry))["token"]
+        ok(alice.post("/auth/revoke", data={"token": text}))
+        assert not ok(alice.post("/auth/introspect", data={"token": text}))["active"]
+        assert ok(alice.post("/auth/introspect", data={"token": other}))["active"]
+        ok(admin.post(f"/signing-keys/{key['kid']}/compromise", json={}))
+        assert not ok(alice.post("/auth/introspect", data={"token": other}))["active"]
 
 
 # --- A real one -----------------------------------------------------------------------------------
@@ -366,8 +366,8 @@ def test_a_registry_refuses_ordinary_and_foreign_tokens(
         headers = {"Authorization": f"Bearer {token}"}
         return requests.get(url, headers=headers, timeout=20).status_code
 
-    assert status(done(ask(alice.login(), name, pull))["token"]) == 200
-    ordinary = done(alice.login().post("/auth/token", data={"audience": name}))["access_token"]
+    assert status(ok(ask(alice.login(), name, pull))["token"]) == 200
+    ordinary = ok(alice.login().post("/auth/token", data={"audience": name}))["access_token"]
     assert status(ordinary) == 401
     other = make_registry(admin, unique("team"))
-    assert status(done(ask(alice.login(), other))["token"]) == 401
+    assert status(ok(ask(alice.login(), other))["token"]) == 401

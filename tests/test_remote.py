@@ -27,7 +27,7 @@ from keyosk.bulk import records
 from keyosk.bulk.records import OnConflict, Status
 from keyosk.cli.bulk import CONFLICTS, FAILED, STATUSES
 from live import ADMIN_PASSWORD, Client, LiveServer, command, free_port, unique
-from people import PASSWORD, done, make_key, make_person, make_service
+from people import PASSWORD, make_key, make_person, make_service, ok
 from processes import execute
 from tables import table
 from terminal import Done, keyosk
@@ -144,11 +144,11 @@ def test_logging_out_ends_and_forgets_it(
     person = make_person(admin, "keyosk:accounts:read")
     remote.logged_in(person.username, PASSWORD)
     kept = remote.stored_login()
-    assert len(done(admin.get(f"{person.path}/tokens"))["items"]) == 1
+    assert len(ok(admin.get(f"{person.path}/tokens"))["items"]) == 1
     result = remote.run("logout")
     assert (result.code, result.err) == (0, "")
     assert not remote.file.exists()
-    assert done(admin.get(f"{person.path}/tokens"))["items"] == []
+    assert ok(admin.get(f"{person.path}/tokens"))["items"] == []
     assert Client(server.url, token=kept["access_token"]).get("/accounts/me").status_code == 401
     again = {"grant_type": "refresh_token", "refresh_token": kept["refresh_token"]}
     assert server.client().post("/auth/token", data=again).status_code == 400
@@ -159,13 +159,13 @@ def test_logging_out_works_after_the_access_token_expired(remote: Terminal, admi
     person = make_person(admin)
     remote.logged_in(person.username, PASSWORD).change(expires_at=0)
     assert remote.run("logout").code == 0
-    assert done(admin.get(f"{person.path}/tokens"))["items"] == []
+    assert ok(admin.get(f"{person.path}/tokens"))["items"] == []
 
 
 def test_logging_in_again_leaves_no_session_behind(remote: Terminal, admin: Client) -> None:
     person = make_person(admin)
     remote.logged_in(person.username, PASSWORD).logged_in(person.username, PASSWORD)
-    assert len(done(admin.get(f"{person.path}/tokens"))["items"]) == 1
+    assert len(ok(admin.get(f"{person.path}/tokens"))["items"]) == 1
 
 
 def test_an_api_key_logs_in_by_itself(remote: Terminal, admin: Client) -> None:
@@ -249,18 +249,18 @@ def test_commands_at_once_refresh_once(remote: Terminal, server: LiveServer, adm
     with ThreadPoolExecutor(4) as pool:
         for result in pool.map(show, range(4)):
             assert result.returncode == 0, result.stderr
-    [session] = done(admin.get(f"{person.path}/tokens"))["items"]
+    [session] = ok(admin.get(f"{person.path}/tokens"))["items"]
     # One use: had there been another, the one that is kept would follow after that.
     once = {"grant_type": "refresh_token", "refresh_token": used}
     repeated = server.client().post("/auth/token", data=once).json()
     assert repeated["refresh_token"] == remote.stored_login()["refresh_token"]
-    assert done(admin.get(f"{person.path}/tokens"))["items"][0]["id"] == session["id"]
+    assert ok(admin.get(f"{person.path}/tokens"))["items"][0]["id"] == session["id"]
 
 
 def test_a_login_that_was_revoked_is_forgotten_and_told(remote: Terminal, admin: Client) -> None:
     person = make_person(admin, "keyosk:accounts:read")
     remote.logged_in(person.username, PASSWORD)
-    done(admin.delete(f"{person.path}/tokens"))
+    ok(admin.delete(f"{person.path}/tokens"))
     refusal = remote.run("account", "list").refused()
     assert f"Your login at {remote.url} has ended" in refusal
     assert f"keyosk login --server {remote.url}" in refusal

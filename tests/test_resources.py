@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from live import Client, unique
-from people import Person, assert_refused, done, make_person, problem
+from people import Person, assert_refused, make_person, ok, problem
 
 pytestmark = [pytest.mark.every_database, pytest.mark.in_process]
 
@@ -219,7 +219,7 @@ class Resource:
         return self.collection.rpartition("/")[2]
 
     def make(self, admin: Client, **fields: Any) -> dict[str, Any]:
-        created: dict[str, Any] = done(
+        created: dict[str, Any] = ok(
             admin.post(self.collection, json={**self.new(), **fields}), 201
         )
         return created
@@ -267,7 +267,7 @@ def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Re
             )
         case "roles":
             scope = unique("todo")
-            done(admin.post("/services", json={"name": scope, "scopes": [f"{scope}:read"]}), 201)
+            ok(admin.post("/services", json={"name": scope, "scopes": [f"{scope}:read"]}), 201)
             return Resource(
                 "/roles",
                 lambda: {"name": unique("role")},
@@ -292,8 +292,8 @@ def resource(request: pytest.FixtureRequest, admin: Client, owner: Person) -> Re
         case "rules":
             issuer, account = unique("ci"), unique("deployer")
             ci = {"name": issuer, "issuer": f"https://{issuer}.example.com"}
-            done(admin.post("/issuers", json=ci), 201)
-            done(admin.post("/accounts", json={"username": account, "kind": "machine"}), 201)
+            ok(admin.post("/issuers", json=ci), 201)
+            ok(admin.post("/accounts", json={"username": account, "kind": "machine"}), 201)
             return Resource(
                 f"/issuers/{issuer}/rules",
                 lambda: {"name": unique("rule"), "claims": {"sub": "x"}, "account": account},
@@ -325,14 +325,14 @@ def fields_of(response: requests.Response) -> list[str]:
 
 def test_what_is_created_is_at_its_location_and_listed(admin: Client, resource: Resource) -> None:
     response = admin.post(resource.collection, json={**resource.new(), **resource.fields})
-    created = done(response, 201)
+    created = ok(response, 201)
     assert response.headers["Location"].endswith(resource.path(created))
     assert {name: created[name] for name in resource.fields} == resource.fields
     shown = admin.get(response.headers["Location"])
-    assert done(shown) == resource.shown(created)
+    assert ok(shown) == resource.shown(created)
     assert shown.headers["ETag"] == response.headers["ETag"]
-    last = done(admin.get(resource.collection, params={"sort": "-created_at", "limit": 1}))
-    listed = {name: value for name, value in done(shown).items() if name in last["items"][0]}
+    last = ok(admin.get(resource.collection, params={"sort": "-created_at", "limit": 1}))
+    listed = {name: value for name, value in ok(shown).items() if name in last["items"][0]}
     assert last["items"] == [listed]
 
 
@@ -353,7 +353,7 @@ def test_null_resets_each_field_and_no_other(admin: Client, resource: Resource) 
     left = dict(resource.fields)
     for number, name in enumerate(resource.fields):
         headers = {"Content-Type": PATCH_TYPES[number % 2]}
-        changed = done(admin.patch(path, data=json.dumps({name: None}), headers=headers))
+        changed = ok(admin.patch(path, data=json.dumps({name: None}), headers=headers))
         del left[name]
         assert changed[name] == plain[name] != resource.fields[name], name
         assert {each: changed[each] for each in left} == left, name
@@ -364,7 +364,7 @@ def test_null_resets_each_field_and_no_other(admin: Client, resource: Resource) 
 def test_all_faults_are_told_by_field_and_nothing_done(admin: Client, resource: Resource) -> None:
     created = resource.make(admin)
     path = resource.path(created)
-    before = done(admin.get(resource.collection, params={"limit": 1, "sort": "-created_at"}))
+    before = ok(admin.get(resource.collection, params={"limit": 1, "sort": "-created_at"}))
     wrong = sorted(resource.faults)
     by_post = {**resource.new(), **resource.faults}
     assert fields_of(admin.post(resource.collection, json=by_post)) == wrong
@@ -381,8 +381,8 @@ def test_all_faults_are_told_by_field_and_nothing_done(admin: Client, resource: 
         for method, where in (("POST", resource.collection), ("PATCH", path)):
             refused = admin.request(method, where, data=body, headers=headers)
             assert fields_of(refused) == ["body"], (method, body)
-    assert done(admin.get(path)) == resource.shown(created)
-    after = done(admin.get(resource.collection, params={"limit": 1, "sort": "-created_at"}))
+    assert ok(admin.get(path)) == resource.shown(created)
+    after = ok(admin.get(resource.collection, params={"limit": 1, "sort": "-created_at"}))
     assert after == before
 
 
@@ -398,8 +398,8 @@ def test_a_value_that_breaks_a_rule_is_refused_at_the_start_and_in_a_change(
                 created = admin.post(resource.collection, json={**resource.new(), name: value})
                 assert name in fields_of(created)
                 assert name in fields_of(admin.patch(path, json={name: value}))
-    assert done(admin.get(path)) == resource.shown(current)
-    assert done(admin.get(resource.collection, params=last))["items"][0]["id"] == current["id"]
+    assert ok(admin.get(path)) == resource.shown(current)
+    assert ok(admin.get(resource.collection, params=last))["items"][0]["id"] == current["id"]
 
 
 @pytest.mark.every_database(always=True)
@@ -412,7 +412,7 @@ def test_a_value_that_another_has_is_a_conflict(admin: Client, resource: Resourc
             admin.patch(resource.path(other), json={name: taken[name]}),
         ):
             assert problem(response, 409, name)["code"] == "conflict"
-    assert done(admin.get(resource.path(other))) == resource.shown(other)
+    assert ok(admin.get(resource.path(other))) == resource.shown(other)
 
 
 @pytest.mark.every_database(always=True)
@@ -422,13 +422,13 @@ def test_a_stale_change_is_refused_and_a_new_one_made(admin: Client, resource: R
     first = admin.get(path).headers["ETag"]
     assert first.startswith('"')  # strong (RFC 9110 section 8.8.1)
     changed = admin.patch(path, json={name: value}, headers={"If-Match": first})
-    assert done(changed)[name] == value
+    assert ok(changed)[name] == value
     second = changed.headers["ETag"]
     assert second != first
     assert_refused(admin.patch(path, json={name: None}, headers={"If-Match": first}), "stale", 412)
     assert_refused(admin.delete(path, headers={"If-Match": first}), "stale", 412)
     shown = admin.get(path)
-    assert (done(shown)[name], shown.headers["ETag"]) == (value, second)
+    assert (ok(shown)[name], shown.headers["ETag"]) == (value, second)
     assert admin.patch(path, json={name: None}, headers={"If-Match": "*"}).status_code == 200
     last = admin.get(path).headers["ETag"]
     assert admin.delete(path, headers={"If-Match": last}).status_code == 204
@@ -449,16 +449,16 @@ def test_a_body_in_another_format_is_refused(admin: Client, resource: Resource) 
 
 
 def test_signing_keys_keep_the_contract_where_they_have_the_operation(admin: Client) -> None:
-    before = done(admin.get("/signing-keys"))["items"]
+    before = ok(admin.get("/signing-keys"))["items"]
     for item in before:
-        assert done(admin.get(f"/signing-keys/{item['kid']}")) == item
+        assert ok(admin.get(f"/signing-keys/{item['kid']}")) == item
     for name in ("rotate", "import"):
         path = f"/signing-keys/{name}"
         assert "colour" in fields_of(admin.post(path, json={"colour": 1}))
         assert fields_of(admin.post(path, json=[])) == ["body"]
         text = admin.post(path, data="{}", headers={"Content-Type": "text/plain"})
         assert_refused(text, "unsupported_media_type", 415)
-    assert done(admin.get("/signing-keys"))["items"] == before
+    assert ok(admin.get("/signing-keys"))["items"] == before
 
 
 #: References that no object has.
@@ -502,7 +502,7 @@ def test_a_list_is_walked_by_pages_in_order_of_creation(admin: Client, resource:
     path: str | None = f"{resource.collection}?limit={min(200, max(2, total // 3))}"
     while path is not None:
         response = admin.get(path)
-        page = done(response)
+        page = ok(response)
         assert page.keys() == {"items", "next"}
         seen += [item["id"] for item in page["items"]]
         path = response.links.get("next", {}).get("url")

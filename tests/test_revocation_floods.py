@@ -22,7 +22,7 @@ from keyosk.model import KEYOSK, OPERATOR, Grant, ListQuery, Scope
 from keyosk.revocations import MOST_KEYS, MOST_TOKENS
 from keyosk.tokens.issuing import TokenRequest
 from live import Client, LiveServer
-from people import PASSWORD, Person, done, make_key, make_person, make_service
+from people import PASSWORD, Person, make_key, make_person, make_service, ok
 
 pytestmark = pytest.mark.every_database
 
@@ -379,16 +379,16 @@ def test_one_who_mints_and_revokes_tokens_does_not_fill_the_list(
 ) -> None:
     _, secret = make_key(admin, person)
     login, anybody = person.login(secret), server.client()
-    start = done(anybody.get("/auth/revocations"))["sequence"]
+    start = ok(anybody.get("/auth/revocations"))["sequence"]
     form = {"audience": "keyosk"}
-    texts = [done(login.post("/auth/token", data=form))["access_token"] for _ in range(BOUND + 7)]
+    texts = [ok(login.post("/auth/token", data=form))["access_token"] for _ in range(BOUND + 7)]
     expires = [jwt.decode(each, options={"verify_signature": False})["exp"] for each in texts]
     for text, end in zip(texts, expires, strict=True):
         response = login.post("/auth/revoke", data={"token": text})
         assert response.status_code == 200
         by = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))
         assert response.headers["Effective-At-Latest"] >= by
-    told = done(anybody.get("/auth/revocations"))
+    told = ok(anybody.get("/auth/revocations"))
     mine = [entry for entry in told["entries"] if entry.get("sub") == person.id]
     ids = {jwt.decode(each, options={"verify_signature": False})["jti"] for each in texts}
     singles = [entry for entry in told["entries"] if entry.get("jti") in ids]
@@ -406,5 +406,5 @@ def test_one_who_mints_and_revokes_tokens_does_not_fill_the_list(
         assert response.headers["Retry-After"] == "1"
         time.sleep(1)
         response = login.post("/auth/token", data=form)
-    fresh = Client(server.url, token=done(response)["access_token"])
+    fresh = Client(server.url, token=ok(response)["access_token"])
     assert fresh.get("/accounts/me").status_code == 200

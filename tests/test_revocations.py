@@ -27,10 +27,10 @@ from people import (
     PASSWORD,
     Person,
     claims_of,
-    done,
     make_key,
     make_person,
     make_service,
+    ok,
     token_of,
 )
 from tables import table
@@ -202,7 +202,7 @@ def test_a_role_that_loses_scopes_revokes_the_tokens_of_its_holders(
     admin: Client, todo: str, service: Service, how: str
 ) -> None:
     role = unique("role")
-    done(admin.post("/roles", json={"name": role, "scopes": [f"{todo}:read"]}), 201)
+    ok(admin.post("/roles", json={"name": role, "scopes": [f"{todo}:read"]}), 201)
     holder = make_person(admin, roles=(role,))
     other = make_person(admin, f"{todo}:read")
     text, others = token_of(holder), token_of(other)
@@ -233,13 +233,13 @@ def test_the_document_is_tagged_and_tells_what_is_new(
     server: LiveServer, admin: Client, person: Person
 ) -> None:
     anybody = server.client()
-    before = done(anybody.get("/auth/revocations"))
+    before = ok(anybody.get("/auth/revocations"))
     assert before["since"] == 0
 
     admin.delete(f"{person.path}/tokens")
     response = anybody.get("/auth/revocations", params={"since": before["sequence"]})
 
-    body = done(response)
+    body = ok(response)
     assert body["since"] == before["sequence"]
     assert body["sequence"] > before["sequence"]
     (entry,) = [each for each in body["entries"] if each.get("sub") == person.id]
@@ -249,7 +249,7 @@ def test_the_document_is_tagged_and_tells_what_is_new(
     known = {"If-None-Match": response.headers["ETag"]}
     again = anybody.get("/auth/revocations", params={"since": before["sequence"]}, headers=known)
     assert again.status_code in (200, 304)  # other tests may have revoked something
-    whole = done(anybody.get("/auth/revocations", params={"since": 10**15}))
+    whole = ok(anybody.get("/auth/revocations", params={"since": 10**15}))
     assert (whole["since"], len(whole["entries"]) >= 1) == (0, True)
 
 
@@ -266,7 +266,7 @@ def test_an_unchanged_document_is_not_sent_again(own_server: LiveServer) -> None
 
 def test_the_signed_form_is_no_token(server: LiveServer, admin: Client, person: Person) -> None:
     anybody = server.client()
-    known = {"since": done(anybody.get("/auth/revocations"))["sequence"]}
+    known = {"since": ok(anybody.get("/auth/revocations"))["sequence"]}
     admin.delete(f"{person.path}/tokens")
     response = anybody.get("/auth/revocations", headers={"Accept": "application/jwt"}, params=known)
     assert response.headers["Content-Type"].startswith("application/jwt")
@@ -471,12 +471,12 @@ def test_every_process_and_every_later_one_knows_at_once(database_url: str, tmp_
         admin = one.admin()
         # One installation, so one issuer.
         person = make_person(admin)
-        text = done(person.login(PASSWORD).post("/auth/token", data={"audience": "keyosk"}))[
+        text = ok(person.login(PASSWORD).post("/auth/token", data={"audience": "keyosk"}))[
             "access_token"
         ]
         assert Client(one.url, token=text).get("/accounts/me").status_code == 200
-        done(one.client(person.username, PASSWORD).post("/auth/revoke", data={"token": text}), 200)
-        elsewhere = done(other.client().get("/auth/revocations"))
+        ok(one.client(person.username, PASSWORD).post("/auth/revoke", data={"token": text}), 200)
+        elsewhere = ok(other.client().get("/auth/revocations"))
         assert [each["jti"] for each in elsewhere["entries"]] == [claims_of(text)["jti"]]
         for _ in range(20):  # whichever worker answers
             assert Client(one.url, token=text).get("/accounts/me").status_code == 401

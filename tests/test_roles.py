@@ -12,11 +12,11 @@ from live import Client, LiveServer, soon, wait_for
 from people import (
     Person,
     assert_refused,
-    done,
     make_key,
     make_person,
     make_role,
     make_service,
+    ok,
 )
 
 # Part of `make test-long`.
@@ -35,7 +35,7 @@ def todo(admin: Client) -> str:
 
 def token(client: Client, **parameters: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The header and the claims of a new token."""
-    response = done(client.post("/auth/token", data=parameters))
+    response = ok(client.post("/auth/token", data=parameters))
     decoded = jwt.decode_complete(response["access_token"], options={"verify_signature": False})
     return decoded["header"], decoded["payload"]
 
@@ -45,8 +45,9 @@ def claims(client: Client, **parameters: str) -> dict[str, Any]:
 
 
 def oauth_error(client: Client, **parameters: str) -> str:
-    error: str = done(client.post("/auth/token", data=parameters), 400)["error"]
-    return error
+    response = client.post("/auth/token", data=parameters)
+    assert response.status_code == 400, response.text
+    return str(response.json()["error"])
 
 
 # --- Roles ----------------------------------------------------------------------------------------
@@ -54,18 +55,18 @@ def oauth_error(client: Client, **parameters: str) -> str:
 
 def test_the_scopes_of_a_role_are_listed_once_by_name(admin: Client, todo: str) -> None:
     read, write = f"{todo}:read", f"{todo}:write"
-    role = done(admin.post("/roles", json={"name": live.unique("r"), "scopes": [write] * 2}), 201)
+    role = ok(admin.post("/roles", json={"name": live.unique("r"), "scopes": [write] * 2}), 201)
     assert role["scopes"] == [write]
     changed = admin.patch(f"/roles/{role['name']}", json={"scopes": [write, read]})
-    assert done(changed)["scopes"] == [read, write]
+    assert ok(changed)["scopes"] == [read, write]
 
 
 def test_a_role_that_is_renamed_is_found_by_its_new_name_only(admin: Client) -> None:
     name, renamed = make_role(admin), live.unique("reader")
-    role = done(admin.get(f"/roles/{name}"))
-    assert done(admin.patch(f"/roles/{name}", json={"name": renamed}))["id"] == role["id"]
+    role = ok(admin.get(f"/roles/{name}"))
+    assert ok(admin.patch(f"/roles/{name}", json={"name": renamed}))["id"] == role["id"]
     assert_refused(admin.get(f"/roles/{name}"), "not_found", 404)
-    assert done(admin.get(f"/roles/{renamed}"))["id"] == role["id"]
+    assert ok(admin.get(f"/roles/{renamed}"))["id"] == role["id"]
 
 
 def test_roles_are_granted_with_conditions_like_scopes(admin: Client, todo: str) -> None:
@@ -87,9 +88,9 @@ def test_roles_are_granted_with_conditions_like_scopes(admin: Client, todo: str)
             grant: Any = {"name": role, "until": until}
         else:
             grant = case
-        granted = done(admin.put(path, json={"roles": [grant]}))
+        granted = ok(admin.put(path, json={"roles": [grant]}))
         granted.pop("effective_at_latest", None)
-        assert granted == done(admin.get(path)) == {"scopes": [], "roles": [grant]}
+        assert granted == ok(admin.get(path)) == {"scopes": [], "roles": [grant]}
         if not applies:
             wait_for(end)
         token_claims = claims(by_key)
@@ -97,7 +98,7 @@ def test_roles_are_granted_with_conditions_like_scopes(admin: Client, todo: str)
         assert token_claims.get("roles") == ([role] if applies else None)
 
     removed = admin.patch(path, json={"remove": {"roles": [role]}})
-    assert done(removed) | {"scopes": [], "roles": []} == done(removed)
+    assert ok(removed) | {"scopes": [], "roles": []} == ok(removed)
 
 
 def test_a_token_ends_with_the_grant_of_a_role(admin: Client, todo: str) -> None:
@@ -116,7 +117,7 @@ def test_grants_of_what_is_no_role_are_refused(admin: Client, roles: list[str]) 
 
     assert_refused(response, "invalid", 422)
     assert response.json()["errors"][0]["field"] == "roles"
-    assert done(admin.get(f"{person.path}/grants"))["roles"] == []
+    assert ok(admin.get(f"{person.path}/grants"))["roles"] == []
 
 
 def test_a_change_of_a_role_reaches_its_holders_at_once(admin: Client, todo: str) -> None:
@@ -127,12 +128,12 @@ def test_a_change_of_a_role_reaches_its_holders_at_once(admin: Client, todo: str
     client = person.login(secret)
     assert claims(client)["scope"] == read
 
-    done(admin.patch(f"/roles/{role}", json={"scopes": [write, "keyosk:accounts:read"]}))
+    ok(admin.patch(f"/roles/{role}", json={"scopes": [write, "keyosk:accounts:read"]}))
     assert claims(client)["scope"] == write
     bearer = person.bearer(secret)
     assert bearer.get("/accounts?limit=1").status_code == 200
 
-    done(admin.patch(f"/roles/{role}", json={"scopes": []}))
+    ok(admin.patch(f"/roles/{role}", json={"scopes": []}))
     assert "roles" not in claims(client)
     assert bearer.get("/accounts?limit=1").status_code == 401  # revoked
 
@@ -165,10 +166,10 @@ def test_a_role_that_is_held_is_deleted_only_by_force(admin: Client, todo: str) 
     assert_refused(admin.delete(f"/roles/{role}?force=yes"), "invalid", 422)
     assert claims(people[0].login())["scope"] == f"{todo}:read"
 
-    done(admin.delete(f"/roles/{role}?force=true"), 204)
+    ok(admin.delete(f"/roles/{role}?force=true"), 204)
 
     assert claims(people[0].login())["scope"] == ""
-    assert done(admin.get(f"{people[1].path}/grants"))["roles"] == []
+    assert ok(admin.get(f"{people[1].path}/grants"))["roles"] == []
 
 
 def test_the_commands_make_list_change_and_delete_roles(
@@ -181,8 +182,8 @@ def test_the_commands_make_list_change_and_delete_roles(
         ("grant", "add", person.username, name, "--role", "--until", "2099-01-01"),
     ):
         assert server.run(*arguments).returncode == 0
-    assert done(admin.get(f"/roles/{name}"))["scopes"] == [f"{todo}:write"]
-    assert done(admin.get(f"{person.path}/grants"))["roles"] == [{"name": name, "until": LATER}]
+    assert ok(admin.get(f"/roles/{name}"))["scopes"] == [f"{todo}:write"]
+    assert ok(admin.get(f"{person.path}/grants"))["roles"] == [{"name": name, "until": LATER}]
 
     refused = server.run("role", "delete", name)
     assert (refused.returncode, "1 account" in refused.stderr) == (1, True)
@@ -212,7 +213,7 @@ def test_a_service_takes_tokens_of_what_it_accepts(admin: Client, todo: str, acc
             token_claims = claims(client)
             assert (token_claims["aud"], token_claims["scope"]) == (todo, f"{todo}:read")
 
-    done(admin.patch(f"/services/{picky}", json={"accepts": "both"}))
+    ok(admin.patch(f"/services/{picky}", json={"accepts": "both"}))
     for client in logins(person, admin).values():
         assert claims(client, audience=picky)["aud"] == picky
 
@@ -221,7 +222,7 @@ def test_a_token_carries_the_claims_that_its_service_asks_for(admin: Client, tod
     asking = make_service(admin, claims=["team", "level", "missing"])
     person = make_person(admin, f"{todo}:read", f"{asking}:read")
     own = {"team": "red", "level": {"n": [1, None, "ü"]}, "shoe_size": 43, "sub": "admin", "aud": 1}
-    done(admin.patch(person.path, json={"claims": own}))
+    ok(admin.patch(person.path, json={"claims": own}))
     client = person.login()
 
     token_claims = claims(client, audience=asking)
@@ -232,7 +233,7 @@ def test_a_token_carries_the_claims_that_its_service_asks_for(admin: Client, tod
     assert "shoe_size" not in token_claims
     assert "team" not in claims(client, audience=todo)
     assert claims(client)["team"] == "red"  # for both of them
-    done(admin.patch(person.path, json={"claims": {"team": "blue"}}))
+    ok(admin.patch(person.path, json={"claims": {"team": "blue"}}))
     assert claims(client, audience=asking)["team"] == "blue"
 
 
@@ -267,7 +268,7 @@ def test_a_service_chooses_the_algorithm_and_verifiers_find_the_key(
     todo = make_service(admin)
     service = make_service(admin, signing_algorithm=algorithm)
     client = make_person(admin, f"{todo}:read", f"{service}:read").login()
-    text = done(client.post("/auth/token", data={"audience": service}))["access_token"]
+    text = ok(client.post("/auth/token", data={"audience": service}))["access_token"]
     assert jwt.get_unverified_header(text)["alg"] == algorithm
     key = published_key(server, text)
 
@@ -310,21 +311,21 @@ def test_what_is_in_use_is_deleted_only_by_force(admin: Client, how: str) -> Non
 
     assert response.status_code == (204 if how == "delete" else 200), response.text
     kept = [] if how == "delete" else [read]
-    assert done(admin.get(f"/roles/{role}"))["scopes"] == kept
-    assert [done(admin.get(f"{person.path}/grants"))["scopes"] for person in people] == [[], kept]
+    assert ok(admin.get(f"/roles/{role}"))["scopes"] == kept
+    assert [ok(admin.get(f"{person.path}/grants"))["scopes"] for person in people] == [[], kept]
     assert claims(people[0].login())["scope"] == ""
 
 
 def test_what_nobody_uses_needs_no_force(admin: Client) -> None:
     service = make_service(admin)
-    done(admin.put(f"/services/{service}/scopes", json={"scopes": [f"{service}:read"]}))
-    done(admin.patch(f"/services/{service}", json={"scopes": []}))
-    done(admin.delete(f"/services/{service}"), 204)
+    ok(admin.put(f"/services/{service}/scopes", json={"scopes": [f"{service}:read"]}))
+    ok(admin.patch(f"/services/{service}", json={"scopes": []}))
+    ok(admin.delete(f"/services/{service}"), 204)
 
 
 def test_the_command_sets_what_it_is_told_and_no_more(server: LiveServer, admin: Client) -> None:
     service = make_service(admin, title="To do", contact="todo@example.org")
-    before = done(admin.get(f"/services/{service}"))
+    before = ok(admin.get(f"/services/{service}"))
     options = [
         "--disabled",
         "--on-request-only",
@@ -339,7 +340,7 @@ def test_the_command_sets_what_it_is_told_and_no_more(server: LiveServer, admin:
     result = server.run("service", "set", service, *options, *more, "--json")
 
     assert result.returncode == 0, result.stderr
-    after = done(admin.get(f"/services/{service}"))
+    after = ok(admin.get(f"/services/{service}"))
     assert after == {
         **before,
         "updated_at": after["updated_at"],
@@ -359,4 +360,4 @@ def test_the_command_sets_what_it_is_told_and_no_more(server: LiveServer, admin:
 def test_a_service_by_command_has_its_name_as_audience(server: LiveServer, admin: Client) -> None:
     name = live.unique("by-command")
     assert server.run("service", "create", name, "--scope", f"{name}:read").returncode == 0
-    assert done(admin.get(f"/services/{name}"))["audience"] == name
+    assert ok(admin.get(f"/services/{name}"))["audience"] == name

@@ -15,7 +15,7 @@ from keyosk.credentials.presented import candidates
 from keyosk.errors import BadCredentials
 from keyosk.model import OPERATOR
 from live import Client, LiveServer
-from people import Person, assert_refused, done, make_key, make_person, make_service
+from people import Person, assert_refused, make_key, make_person, make_service, ok
 from tables import table
 
 DAY = 86_400
@@ -32,11 +32,11 @@ def person(admin: Client, todo: str) -> Person:
 
 
 def rotated(admin: Client, person: Person, key: str, **body: Any) -> Any:
-    return done(admin.post(f"{person.path}/api-keys/{key}/rotate", json=body or None), 201)
+    return ok(admin.post(f"{person.path}/api-keys/{key}/rotate", json=body or None), 201)
 
 
 def shown(admin: Client, person: Person, key: str) -> Any:
-    return done(admin.get(f"{person.path}/api-keys/{key}"))
+    return ok(admin.get(f"{person.path}/api-keys/{key}"))
 
 
 def seconds_left(moment: str) -> float:
@@ -90,17 +90,17 @@ def test_the_old_key_ends_with_the_overlap_and_the_new_one_goes_on(prepared_url:
 
 def test_the_token_answer_and_get_tell_of_the_successor(admin: Client, person: Person) -> None:
     key, secret = make_key(admin, person)
-    before = done(person.login(secret).post("/auth/token"))
+    before = ok(person.login(secret).post("/auth/token"))
     new = rotated(admin, person, key, overlap=600)
 
-    response = done(person.login(secret).post("/auth/token"))
+    response = ok(person.login(secret).post("/auth/token"))
     old = shown(admin, person, key)
 
     assert not any(name.startswith("api_key") for name in before)
     assert response["api_key_successor"] == old["successor"] == new["id"]
     assert response["api_key_expires_at"] == old["expires_at"]
     assert old["last_used_at"] is not None
-    assert "api_key_successor" not in done(person.login(new["secret"]).post("/auth/token"))
+    assert "api_key_successor" not in ok(person.login(new["secret"]).post("/auth/token"))
 
 
 def test_a_successor_is_like_the_key_save_secrets(admin: Client, person: Person, todo: str) -> None:
@@ -111,18 +111,18 @@ def test_a_successor_is_like_the_key_save_secrets(admin: Client, person: Person,
         "networks": ["127.0.0.0/8"],
         "expires_at": "2090-01-01T00:00:00Z",
     }
-    api_key = done(admin.post(f"{person.path}/api-keys", json=fields), 201)
+    api_key = ok(admin.post(f"{person.path}/api-keys", json=fields), 201)
 
     response = admin.post(f"{person.path}/api-keys/{api_key['id']}/rotate")
 
-    new = done(response, 201)
+    new = ok(response, 201)
     assert {name: new[name] for name in fields} == fields
     assert response.headers["Location"] == f"{person.url}{person.path}/api-keys/{new['id']}"
     assert response.headers["Cache-Control"] == "no-store"
     assert (new["successor"], new["last_used_at"], new["enabled"]) == (None, None, True)
     assert len({api_key["secret"], new["secret"]}) == len({api_key["id"], new["id"]}) == 2
     assert new["secret"].startswith(new["prefix"])
-    assert done(person.login(new["secret"]).post("/auth/token"))["scope"] == f"{todo}:read"
+    assert ok(person.login(new["secret"]).post("/auth/token"))["scope"] == f"{todo}:read"
 
 
 def test_rotation_never_lengthens_the_life_of_the_old_key(admin: Client, person: Person) -> None:
@@ -150,7 +150,7 @@ def test_a_key_is_rotated_once_and_then_its_successor(admin: Client, person: Per
 
 def test_of_rotations_at_once_one_wins(server: LiveServer, admin: Client, person: Person) -> None:
     key, _ = make_key(admin, person)
-    count = len(done(admin.get(f"{person.path}/api-keys?limit=200"))["items"])
+    count = len(ok(admin.get(f"{person.path}/api-keys?limit=200"))["items"])
     clients = [server.admin() for _ in range(4)]
     path = f"{person.path}/api-keys/{key}/rotate"
 
@@ -158,7 +158,7 @@ def test_of_rotations_at_once_one_wins(server: LiveServer, admin: Client, person
         statuses = list(pool.map(lambda client: client.post(path).status_code, clients))
 
     assert sorted(statuses) == [201, 409, 409, 409]
-    assert len(done(admin.get(f"{person.path}/api-keys?limit=200"))["items"]) == count + 1
+    assert len(ok(admin.get(f"{person.path}/api-keys?limit=200"))["items"]) == count + 1
 
 
 @table("overlap", [-1, 90 * DAY + 1, "60", 1.5, True, None])
@@ -253,8 +253,8 @@ def test_networks_are_kept_in_their_normal_form(admin: Client, person: Person) -
     assert shown(admin, person, key)["networks"] == ["10.0.0.1/32", "2001:db8::/32"]
 
     path = f"{person.path}/api-keys/{key}"
-    assert done(admin.patch(path, json={"networks": ["::1"]}))["networks"] == ["::1/128"]
-    assert done(admin.patch(path, json={"networks": None}))["networks"] is None
+    assert ok(admin.patch(path, json={"networks": ["::1"]}))["networks"] == ["::1/128"]
+    assert ok(admin.patch(path, json={"networks": None}))["networks"] is None
 
 
 @table(

@@ -11,7 +11,7 @@ import pytest
 import live
 from keyosk.web.routes import ROUTES
 from live import ADMIN_PASSWORD, Client, LiveServer, soon, wait_for
-from people import PASSWORD, Person, assert_refused, done, make_key, make_person, make_role
+from people import PASSWORD, Person, assert_refused, make_key, make_person, make_role, ok
 from people import make_service as new_service
 from postgres import PostgresServer
 from tables import table
@@ -39,7 +39,7 @@ def victim(admin: Client) -> Person:
 
 
 def grants(client: Client, person: Person) -> Any:
-    return done(client.get(f"{person.path}/grants"))
+    return ok(client.get(f"{person.path}/grants"))
 
 
 # --- Role x endpoint x method ---------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_who_gives_grants_gives_only_what_they_hold(admin: Client, todo: str) ->
         assert_refused(giver.patch(f"{other.path}/grants", json=add), RULE)
     assert grants(admin, other) == {"scopes": [], "roles": []}
 
-    done(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read", GRANT]}))
+    ok(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read", GRANT]}))
 
 
 def test_a_role_is_given_only_by_who_holds_all_its_scopes(admin: Client, todo: str) -> None:
@@ -249,7 +249,7 @@ def test_a_role_is_given_only_by_who_holds_all_its_scopes(admin: Client, todo: s
     assert_refused(giver.put(f"{other.path}/grants", json={"roles": [wide]}), RULE)
     assert grants(admin, other)["roles"] == []
 
-    done(giver.put(f"{other.path}/grants", json={"roles": [narrow]}))
+    ok(giver.put(f"{other.path}/grants", json={"roles": [narrow]}))
 
 
 def test_what_is_held_by_a_role_can_be_given(admin: Client, todo: str) -> None:
@@ -257,7 +257,7 @@ def test_what_is_held_by_a_role_can_be_given(admin: Client, todo: str) -> None:
     giver = make_person(admin, roles=(role,)).bearer()
     other = make_person(admin)
 
-    done(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:write"], "roles": [role]}))
+    ok(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:write"], "roles": [role]}))
     assert_refused(giver.put(f"{other.path}/grants", json={"scopes": [f"{todo}:read"]}), RULE)
 
 
@@ -278,7 +278,7 @@ def test_an_account_is_made_with_no_more_than_its_maker_holds(admin: Client, tod
     assert_refused(clerk.post("/accounts", json=body), "insufficient_scope")
     assert admin.get(f"/accounts/{username}").status_code == 404
 
-    done(maker.post("/accounts", json=body), 201)
+    ok(maker.post("/accounts", json=body), 201)
 
 
 def test_an_import_gives_no_more_than_its_caller_holds(admin: Client, todo: str) -> None:
@@ -307,16 +307,16 @@ def test_a_role_is_made_and_changed_by_who_holds_what_changes(admin: Client, tod
     assert_refused(maker.post("/roles", json={"name": name, "scopes": [read, write]}), RULE)
     assert_refused(maker.post("/roles", json={"name": name, "scopes": [ADMIN]}), RULE)
     assert admin.get(f"/roles/{name}").status_code == 404
-    done(maker.post("/roles", json={"name": name, "scopes": [read]}), 201)
+    ok(maker.post("/roles", json={"name": name, "scopes": [read]}), 201)
     for scopes in ([read, write], [read, ADMIN]):
         assert_refused(maker.patch(f"/roles/{name}", json={"scopes": scopes}), RULE)
-    done(maker.patch(f"/roles/{name}", json={"scopes": []}))
+    ok(maker.patch(f"/roles/{name}", json={"scopes": []}))
 
     above = make_role(admin, read, write)
     for wanted in ([read], [], None):
         assert_refused(maker.patch(f"/roles/{above}", json={"scopes": wanted}), RULE)
     assert_refused(maker.delete(f"/roles/{above}?force=true"), RULE)
-    assert done(admin.get(f"/roles/{above}"))["scopes"] == [read, write]
+    assert ok(admin.get(f"/roles/{above}"))["scopes"] == [read, write]
 
 
 # --- Who was granted more is out of reach ---------------------------------------------------------
@@ -359,7 +359,7 @@ def test_an_account_with_more_rights_is_out_of_reach(admin: Client, todo: str, h
     remaining: dict[str, list[str]] = {"scopes": [], "roles": []}
     assert_refused(small.put(f"{above.path}/grants", json=remaining), RULE)
 
-    assert done(above.login().get("/accounts/me"))["display_name"] == ""
+    assert ok(above.login().get("/accounts/me"))["display_name"] == ""
     assert above.login(secret).get("/accounts/me").status_code == 200
 
 
@@ -369,7 +369,7 @@ def test_an_account_with_no_more_rights_is_within_reach(admin: Client, todo: str
         below = make_person(admin, *held)
         key, _ = make_key(admin, below)
         for method, path, body, status in REACHES:
-            done(small.request(method, below.path + path.format(key=key), json=body), status)
+            ok(small.request(method, below.path + path.format(key=key), json=body), status)
 
 
 # --- Nobody changes their own grants or enables themselves ----------------------------------------
@@ -396,7 +396,7 @@ def test_nobody_changes_their_own_grants_or_end_not_even_an_admin(
         assert_refused(client.request(method, f"/accounts/{name}{below}", json=body), RULE)
 
     assert grants(admin, person)["scopes"] == [ADMIN]
-    assert done(client.patch("/accounts/me", json={"display_name": "Me"}))["enabled"] is True
+    assert ok(client.patch("/accounts/me", json={"display_name": "Me"}))["enabled"] is True
 
 
 # --- API keys handle no credentials and give nothing ----------------------------------------------
@@ -431,7 +431,7 @@ def test_by_api_key_nobody_makes_or_reveals_credentials(admin: Client, by_key: C
     assert admin.get(f"/accounts/{username}").status_code == 404
     assert person.login().get("/accounts/me").status_code == 200
     assert person.login(secret).get("/accounts/me").status_code == 200
-    assert len(done(by_key.get(f"{person.path}/api-keys"))["items"]) == 1
+    assert len(ok(by_key.get(f"{person.path}/api-keys"))["items"]) == 1
     assert secret not in by_key.get(f"{person.path}/api-keys/{key}").text
 
 
@@ -456,7 +456,7 @@ def test_by_api_key_no_secret_is_had_by_repeating_the_request_of_another(
     admin: Client, by_key: Client, victim: Person
 ) -> None:
     same = {"json": {"name": "once"}, "headers": {"Idempotency-Key": live.unique("once")}}
-    secret = done(admin.post(f"{victim.path}/api-keys", **same), 201)["secret"]
+    secret = ok(admin.post(f"{victim.path}/api-keys", **same), 201)["secret"]
 
     response = by_key.post(f"{victim.path}/api-keys", **same)
 
@@ -477,12 +477,12 @@ def test_by_api_key_grants_are_only_narrowed(admin: Client, by_key: Client, todo
     assert_refused(by_key.post("/accounts", json=new_account), RULE)
     assert grants(admin, person) == {"scopes": [limited, write], "roles": []}
 
-    done(by_key.patch(path, json={"remove": {"scopes": [write]}}))
+    ok(by_key.patch(path, json={"remove": {"scopes": [write]}}))
     assert grants(admin, person) == {"scopes": [limited], "roles": []}
-    done(by_key.put(path, json={"scopes": []}))
+    ok(by_key.put(path, json={"scopes": []}))
 
     assert_refused(by_key.patch(f"/roles/{role}", json={"scopes": [read, write, ADMIN]}), RULE)
-    done(by_key.patch(f"/roles/{role}", json={"scopes": [read]}))
+    ok(by_key.patch(f"/roles/{role}", json={"scopes": [read]}))
 
 
 # --- What counts is what is stored ----------------------------------------------------------------
@@ -504,7 +504,7 @@ def test_a_body_that_claims_another_account_changes_nothing(admin: Client, victi
         assert_refused(client.post("/accounts/me/api-keys", json=own), "invalid", 422)
         assert_refused(client.patch(f"/accounts/me/api-keys/{key}", json=own), "invalid", 422)
 
-    assert [item["id"] for item in done(client.get("/accounts/me/api-keys"))["items"]] == [key]
+    assert [item["id"] for item in ok(client.get("/accounts/me/api-keys"))["items"]] == [key]
     assert victim.login().get("/accounts/me").status_code == 200
 
 
@@ -545,13 +545,13 @@ def lonely(
         url = postgres.create_database()
     with LiveServer(url, folder) as server:
         first = server.admin()
-        last = Person(server.url, done(first.get("/accounts/me"))["id"], "admin")
+        last = Person(server.url, ok(first.get("/accounts/me"))["id"], "admin")
         role = make_role(first, ADMIN)
         second = make_person(first, ADMIN)
-        done(second.bearer().put(f"{last.path}/grants", json={"roles": [role]}))
+        ok(second.bearer().put(f"{last.path}/grants", json={"roles": [role]}))
         # Whose rights have an end gives none of Keyosk's own beyond it.
         temporary = {"scopes": [{"name": ADMIN, "until": "2099-01-01T00:00:00Z"}]}
-        done(last.login(ADMIN_PASSWORD).put(f"{second.path}/grants", json=temporary))
+        ok(last.login(ADMIN_PASSWORD).put(f"{second.path}/grants", json=temporary))
         yield Lonely(last, role, second.login())
 
 
@@ -583,14 +583,14 @@ def test_the_last_lasting_admin_stays(lonely: Lonely, how: str) -> None:
     assert_refused(TAKE_AWAY[how](lonely), RULE)
 
     me = lonely.last.login(ADMIN_PASSWORD)
-    assert done(me.get("/accounts/me"))["enabled"] is True
-    assert done(me.get("/roles"))["items"][0]["scopes"] == [ADMIN]
+    assert ok(me.get("/accounts/me"))["enabled"] is True
+    assert ok(me.get("/roles"))["items"][0]["scopes"] == [ADMIN]
 
 
 def test_the_last_key_of_an_admin_without_a_password_stays(lonely: Lonely) -> None:
     last, deputy = lonely.last, lonely.deputy
     key, _ = make_key(deputy, last)
-    done(deputy.delete(f"{last.path}/password"), 204)
+    ok(deputy.delete(f"{last.path}/password"), 204)
     path = f"{last.path}/api-keys/{key}"
     try:
         assert_refused(deputy.delete(path), RULE)
@@ -602,10 +602,10 @@ def test_the_last_key_of_an_admin_without_a_password_stays(lonely: Lonely) -> No
         ):
             assert_refused(deputy.patch(path, json=patch), RULE)
         # A successor is as good.
-        done(deputy.post(f"{path}/rotate", json={"overlap": 0}), 201)
-        done(deputy.delete(path), 204)
+        ok(deputy.post(f"{path}/rotate", json={"overlap": 0}), 201)
+        ok(deputy.delete(path), 204)
     finally:
-        done(deputy.put(f"{last.path}/password", json={"password": ADMIN_PASSWORD}), 204)
+        ok(deputy.put(f"{last.path}/password", json={"password": ADMIN_PASSWORD}), 204)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from live import Client, LiveServer
-from people import PASSWORD, done, make_key, make_person
+from people import PASSWORD, make_key, make_person, ok
 from processes import execute
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
@@ -37,7 +37,7 @@ def test_what_the_description_says_holds(own_server: LiveServer, tmp_path: Path,
     caller = make_person(own_server.admin(), "keyosk:admin")
     _, secret = make_key(own_server.admin(), caller)
     form = {"audience": "keyosk"}
-    token = done(caller.login(PASSWORD).post("/auth/token", data=form))["access_token"]
+    token = ok(caller.login(PASSWORD).post("/auth/token", data=form))["access_token"]
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
 
     left_out = [word for name in (*ENDING, BEYOND) for word in ("--exclude-operation-id", name)]

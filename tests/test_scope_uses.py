@@ -13,7 +13,7 @@ from keyosk.errors import KeyoskError
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant, Scope
 from live import ADMIN_PASSWORD, Client
-from people import done, make_person
+from people import make_person, ok
 from waiting import until
 
 pytestmark = pytest.mark.every_database
@@ -346,7 +346,7 @@ def test_a_server_writes_by_itself(admin: Client) -> None:
     assert alice.login().get("/audit").status_code == 200
 
     def written() -> Any:
-        (held,) = done(admin.get(f"{alice.path}/scopes"))["items"]
+        (held,) = ok(admin.get(f"{alice.path}/scopes"))["items"]
         return held["last_named_on"]
 
     until(lambda: written() is not None, pause=0.2)

@@ -23,7 +23,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR, Grant
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
 from pages import Browser, Page, enrol, logged_in
-from people import NEW_PASSWORD, PASSWORD, Person, assert_refused, done, make_person
+from people import NEW_PASSWORD, PASSWORD, Person, assert_refused, make_person, ok
 
 pytestmark = pytest.mark.every_database
 
@@ -574,10 +574,10 @@ def test_a_change_of_second_factors_ends_logins_to_the_console_and_no_other(
 ) -> None:
     name = unique("calendar")
     service = {"name": name, "audience": name, "refresh_allowed": True}
-    done(admin.post("/services", json=service | {"scopes": [{"name": f"{name}:read"}]}), 201)
+    ok(admin.post("/services", json=service | {"scopes": [{"name": f"{name}:read"}]}), 201)
     person = make_person(admin, f"{name}:read")
     asked = {"scope": f"offline_access {name}:read"}
-    refresh = done(person.login().post("/auth/token", data=asked))["refresh_token"]
+    refresh = ok(person.login().post("/auth/token", data=asked))["refresh_token"]
     browser = logged_in(server, person.username)
     phone = enrol(browser)
     used, codes = _factors(admin, person)
@@ -605,7 +605,7 @@ def test_a_change_of_second_factors_ends_logins_to_the_console_and_no_other(
             assert root.is_logged_in()
     # The session that changed them goes on, unless a factor was taken away.
     assert browser.is_logged_in() == (change in ("add", "renew codes"))
-    listed = done(admin.get(f"{person.path}/console-sessions"))["items"]
+    listed = ok(admin.get(f"{person.path}/console-sessions"))["items"]
     assert len(listed) == (1 if browser.is_logged_in() else 0)
     assert pending.client.get(_SECOND).headers["Location"] == "/console/login"
     data = {"grant_type": "refresh_token", "refresh_token": refresh}
@@ -613,7 +613,7 @@ def test_a_change_of_second_factors_ends_logins_to_the_console_and_no_other(
 
 
 def _factors(admin: Client, person: Person) -> tuple[str, str]:
-    app, codes = done(admin.get(f"{person.path}/second-factors"))["items"]
+    app, codes = ok(admin.get(f"{person.path}/second-factors"))["items"]
     assert (app["kind"], codes["kind"]) == ("totp", "recovery_codes")
     return app["id"], codes["id"]
 
@@ -639,7 +639,7 @@ def test_a_password_alone_removes_no_second_factor(server: LiveServer, admin: Cl
     browser = logged_in(server, person.username)
     enrol(browser)
     own = person.login()
-    listed = done(own.get("/accounts/me/second-factors"))["items"]
+    listed = ok(own.get("/accounts/me/second-factors"))["items"]
     assert [each["kind"] for each in listed] == ["totp", "recovery_codes"]
     assert listed[0].keys() == {"id", "kind", "name", "remaining", "created_at", "last_used_at"}
     for path in ("/accounts/me", person.path):
@@ -654,7 +654,7 @@ def test_a_password_alone_removes_no_second_factor(server: LiveServer, admin: Cl
     assert browser.is_logged_in()
     assert browser.act(path, PASSWORD).h1 == "Log in"
     assert not browser.is_logged_in()
-    assert done(own.get("/accounts/me/second-factors"))["items"] == []
+    assert ok(own.get("/accounts/me/second-factors"))["items"] == []
     assert logged_in(server, person.username).is_logged_in()
 
 
@@ -663,7 +663,7 @@ def test_an_admin_lists_and_removes_factors_of_others(server: LiveServer, admin:
     browser = logged_in(server, person.username)
     enrol(browser)
     path = f"{person.path}/second-factors"
-    listed = done(admin.get(path))["items"]
+    listed = ok(admin.get(path))["items"]
     assert [each["remaining"] for each in listed] == [None, 10]
     assert other.login().get(path).status_code == 403
     assert other.login().delete(f"{path}/{listed[0]['id']}").status_code == 403
@@ -672,8 +672,8 @@ def test_an_admin_lists_and_removes_factors_of_others(server: LiveServer, admin:
     assert "Phone authenticator app" in page.text
     page = root.act(f"/console/accounts/{person.id}/second-factors/{listed[0]['id']}/remove")
     assert "second factor was removed" in page.text
-    assert done(admin.get(path))["items"] == []
-    assert done(admin.delete(f"{path}/{listed[0]['id']}"), 404)["code"] == "not_found"
+    assert ok(admin.get(path))["items"] == []
+    assert_refused(admin.delete(f"{path}/{listed[0]['id']}"), "not_found", 404)
     assert not browser.is_logged_in()
     assert logged_in(server, person.username).is_logged_in()
 
@@ -686,10 +686,10 @@ def test_commands_list_and_remove_second_factors(server: LiveServer, admin: Clie
     result = server.run("account", "remove-second-factors", person.username, "--yes")
     assert result.returncode == 0, result.stderr
     enrol(logged_in(server, person.username))  # the password alone is enough again
-    (factor, _) = done(admin.get(f"{person.path}/second-factors"))["items"]
+    (factor, _) = ok(admin.get(f"{person.path}/second-factors"))["items"]
     result = server.run("account", "remove-second-factors", person.username, factor["id"], "--yes")
     assert result.returncode == 0, result.stderr
-    assert done(admin.get(f"{person.path}/second-factors"))["items"] == []
+    assert ok(admin.get(f"{person.path}/second-factors"))["items"] == []
 
 
 def test_logins_to_the_api_are_by_password_alone(server: LiveServer, admin: Client) -> None:

@@ -12,11 +12,11 @@ from live import Client
 from people import (
     Person,
     assert_refused,
-    done,
     make_key,
     make_person,
     make_role,
     make_service,
+    ok,
 )
 
 pytestmark = pytest.mark.in_process
@@ -91,7 +91,7 @@ def test_who_may_write_services_reached_other_people_s_scopes(
 
     for missing in needed:
         assert_refused(attempt(*(scope for scope in needed if scope != missing)), RULE)
-    kept = done(admin.get(f"/services/{shop.front}"))
+    kept = ok(admin.get(f"/services/{shop.front}"))
     assert (kept["account"], kept["exchanges"]) == (None, [])
 
     assert attempt(*needed).status_code in (200, 201)
@@ -113,18 +113,18 @@ def test_by_api_key_no_service_is_made_that_acts_for_others(admin: Client, shop:
 @pytest.mark.attack
 def test_an_account_that_acts_does_not_act_for_another_audience(admin: Client, shop: Shop) -> None:
     me = make_person(admin, READ, WRITE)
-    done(admin.patch(f"/services/{shop.front}", json={"account": me.username}))
+    ok(admin.patch(f"/services/{shop.front}", json={"account": me.username}))
     other = {"audience": f"https://{live.unique('moved')}.example.com"}
 
     assert_refused(me.bearer().patch(f"/services/{shop.front}", json=other), RULE)
     for harmless in ({"title": "Ours"}, {"account": me.username}, {"account": None}):
-        done(me.bearer().patch(f"/services/{shop.front}", json=harmless))
+        ok(me.bearer().patch(f"/services/{shop.front}", json=harmless))
 
 
 @pytest.mark.attack
 def test_nobody_takes_a_service_from_an_account_above_them(admin: Client, shop: Shop) -> None:
     above = make_person(admin, ADMIN)
-    done(admin.patch(f"/services/{shop.front}", json={"account": above.username}))
+    ok(admin.patch(f"/services/{shop.front}", json={"account": above.username}))
     small = make_person(admin, READ, WRITE, INTROSPECT)
 
     for account in (None, small.username):
@@ -139,14 +139,14 @@ def test_a_service_opens_what_it_closed_by_who_holds_its_scopes(admin: Client, s
     holder = make_person(admin, READ, WRITE, f"{shop.billing}:read", f"{shop.billing}:write")
     boss = make_person(admin, ADMIN)
     _, secret = make_key(admin, boss)
-    done(small.patch(path, json={"accepts": "password"}))
+    ok(small.patch(path, json={"accepts": "password"}))
     assert_refused(small.patch(path, json={"accepts": "both"}), RULE)
     assert_refused(boss.login(secret).patch(path, json={"accepts": "both"}), RULE)
-    done(holder.bearer().patch(path, json={"accepts": "both"}))
+    ok(holder.bearer().patch(path, json={"accepts": "both"}))
 
-    done(small.patch(path, json={"enabled": False}))
+    ok(small.patch(path, json={"enabled": False}))
     assert_refused(boss.login(secret).patch(path, json={"enabled": True}), RULE)
-    done(small.patch(path, json={"enabled": True}))
+    ok(small.patch(path, json={"enabled": True}))
 
 
 # --- Grants and roles: no further than one holds --------------------------------------------------
@@ -193,11 +193,11 @@ def test_a_limited_holder_gave_it_on_without_the_limit(
         for body in ({"scopes": [grant]}, {"roles": [{**grant, "name": role}]}):
             assert_refused(giver.put(f"{other.path}/grants", json=body), RULE)
             assert_refused(giver.patch(f"{other.path}/grants", json={"add": body}), RULE)
-    assert done(admin.get(f"{other.path}/grants")) == {"scopes": [], "roles": []}
+    assert ok(admin.get(f"{other.path}/grants")) == {"scopes": [], "roles": []}
     for conditions in allowed:
         fresh = make_person(admin)
         body = {"scopes": [{"name": scope, **conditions}]}
-        done(giver.put(f"{fresh.path}/grants", json=body))
+        ok(giver.put(f"{fresh.path}/grants", json=body))
 
 
 @pytest.mark.attack
@@ -226,9 +226,9 @@ def test_a_limited_holder_puts_nothing_into_roles_exchanges_new_accounts_or_impo
     assert admin.get(f"/accounts/{username}").status_code == 404
 
     # To take away one needs to hold it, however long.
-    done(client.patch(f"/roles/{filled_role}", json={"scopes": []}))
+    ok(client.patch(f"/roles/{filled_role}", json={"scopes": []}))
     body = {"username": username, "grants": {"scopes": [limited]}}
-    done(client.post("/accounts", json=body), 201)
+    ok(client.post("/accounts", json=body), 201)
 
 
 def test_grants_of_a_scope_reach_as_far_as_all_of_them_together(admin: Client, shop: Shop) -> None:

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from live import Client, at_once, posting, putting, unique
-from people import done, make_person, problem
+from people import make_person, ok, problem
 
 
 def make(admin: Client, *scopes: str, **fields: Any) -> dict[str, Any]:
     """A service whose scopes have its name in front."""
     name = unique("service")
     body = {"name": name, "scopes": [f"{name}:{scope}" for scope in scopes], **fields}
-    service: dict[str, Any] = done(admin.post("/services", json=body), 201)
+    service: dict[str, Any] = ok(admin.post("/services", json=body), 201)
     return service
 
 
@@ -126,7 +126,7 @@ def test_a_scope_that_stays_keeps_its_grants_and_one_that_goes_loses_them(admin:
     ]
     left = {"scopes": [f"{name}:read"], "roles": []}
     assert admin.get(f"{holder.path}/grants").json() == left
-    assert done(login.post("/auth/token"))["scope"] == f"{name}:read"
+    assert ok(login.post("/auth/token"))["scope"] == f"{name}:read"
     # A scope that comes back does not bring its old grants.
     assert admin.put(path, json={"scopes": both}).status_code == 200  # nothing in use goes
     assert admin.get(f"{holder.path}/grants").json() == left
@@ -159,7 +159,7 @@ def test_a_deleted_service_takes_its_scopes_and_their_grants_along(admin: Client
     refused = problem(admin.delete(f"/services/{name}"), 409)
     assert refused["code"] == "in_use"
     assert f"{name}:read is still granted to 1 account ({holder.username})." in refused["detail"]
-    assert done(login.post("/auth/token", data={"audience": name}))["scope"] == f"{name}:read"
+    assert ok(login.post("/auth/token", data={"audience": name}))["scope"] == f"{name}:read"
     response = admin.delete(f"/services/{name}?force=true")
     assert (response.status_code, response.content) == (204, b"")
     problem(admin.get(f"/services/{made['id']}"), 404)
@@ -168,13 +168,13 @@ def test_a_deleted_service_takes_its_scopes_and_their_grants_along(admin: Client
         "scopes": [f"{other['name']}:read"],
         "roles": [],
     }
-    assert done(login.post("/auth/token"))["scope"] == f"{other['name']}:read"
-    gone = login.post("/auth/token", data={"audience": name})
-    assert done(gone, 400)["error"] == "invalid_target"
+    assert ok(login.post("/auth/token"))["scope"] == f"{other['name']}:read"
+    response = login.post("/auth/token", data={"audience": name})
+    assert (response.status_code, response.json()["error"]) == (400, "invalid_target")
     # A new service of the same name and scope finds nobody who holds it.
     again = admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}).json()
     assert again["id"] != made["id"]
-    assert done(login.post("/auth/token"))["scope"] == f"{other['name']}:read"
+    assert ok(login.post("/auth/token"))["scope"] == f"{other['name']}:read"
 
 
 # --- Keyosk's own ---------------------------------------------------------------------------------

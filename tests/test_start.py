@@ -29,17 +29,17 @@ PASSWORD = re.compile(r"^    ((?:[a-z2-9]{5}-){5}[a-z2-9]{5})$", re.MULTILINE)
 
 def run(folder: Path, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     """A keyosk command with no settings but those given, in a folder."""
-    done = processes.run(*arguments, cwd=folder, env=environment(**settings))
+    result = processes.run(*arguments, cwd=folder, env=environment(**settings))
     return subprocess.CompletedProcess(
-        arguments, done.returncode, done.stdout.decode(), done.stderr.decode()
+        arguments, result.returncode, result.stdout.decode(), result.stderr.decode()
     )
 
 
-def refusal(done: "subprocess.CompletedProcess[str]") -> str:
+def refusal(result: "subprocess.CompletedProcess[str]") -> str:
     """The sentences of a command that refused, and told nothing else."""
-    assert (done.returncode, done.stdout) == (1, ""), (done.stdout, done.stderr)
-    assert all(line.startswith("keyosk: ") for line in done.stderr.splitlines()), done.stderr
-    return done.stderr
+    assert (result.returncode, result.stdout) == (1, ""), (result.stdout, result.stderr)
+    assert all(line.startswith("keyosk: ") for line in result.stderr.splitlines()), result.stderr
+    return result.stderr
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -94,20 +94,20 @@ def test_the_password_is_told_once_the_port_is_taken_by_keyosk_itself(tmp_path: 
 
 
 def test_an_upgrade_prints_no_line_that_sends_the_password_out(tmp_path: Path, taken: int) -> None:
-    done = run(tmp_path, "database", "upgrade", "--create", bind=f"127.0.0.1:{taken}")
-    assert done.returncode == 0, done.stderr
-    [password] = PASSWORD.findall(done.stdout)
-    assert done.stdout.count(password) == 1
-    assert "curl" not in done.stdout
+    result = run(tmp_path, "database", "upgrade", "--create", bind=f"127.0.0.1:{taken}")
+    assert result.returncode == 0, result.stderr
+    [password] = PASSWORD.findall(result.stdout)
+    assert result.stdout.count(password) == 1
+    assert "curl" not in result.stdout
 
 
 def test_a_password_that_could_not_be_printed_is_told_of(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         arguments = ("database", "upgrade", "--create")
-        done = processes.run(*arguments, cwd=tmp_path, env=environment(), stdout=full.fileno())
-    assert done.returncode == 1
-    assert b"Traceback" not in done.stderr
-    assert b"keyosk account password admin" in done.stderr
+        result = processes.run(*arguments, cwd=tmp_path, env=environment(), stdout=full.fileno())
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+    assert b"keyosk account password admin" in result.stderr
 
 
 @pytest.mark.slow
@@ -135,8 +135,8 @@ def test_a_server_tells_of_a_password_that_it_could_not_print(
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a SQLite database that was set up, to be copied."""
     folder = tmp_path_factory.mktemp("made")
-    done = run(folder, "database", "upgrade", database_url=f"sqlite:///{folder / 'keyosk.db'}")
-    assert done.returncode == 0, done.stderr
+    result = run(folder, "database", "upgrade", database_url=f"sqlite:///{folder / 'keyosk.db'}")
+    assert result.returncode == 0, result.stderr
     return folder
 
 
@@ -207,16 +207,16 @@ def test_a_hard_link_to_a_database_not_written_back_is_not_a_new_one(tmp_path: P
 def test_a_symbolic_link_to_a_database_finds_its_secret_key(original: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.db"
     link.symlink_to(original)
-    done = run(tmp_path, "database", "upgrade", database_url=f"sqlite:///{link}")
-    assert (done.returncode, done.stderr) == (0, "")
+    result = run(tmp_path, "database", "upgrade", database_url=f"sqlite:///{link}")
+    assert (result.returncode, result.stderr) == (0, "")
     assert not Path(f"{link}.secret").exists()
     # And of two names for one new database, either will do later.
     target, name = tmp_path / "new" / "real.db", tmp_path / "name.db"
     target.parent.mkdir()
     name.symlink_to(target)
     for place in (name, target, name):
-        done = run(tmp_path, "database", "upgrade", database_url=f"sqlite:///{place}")
-        assert done.returncode == 0, done.stderr
+        result = run(tmp_path, "database", "upgrade", database_url=f"sqlite:///{place}")
+        assert result.returncode == 0, result.stderr
 
 
 def test_a_secret_key_behind_a_broken_link_is_not_replaced(tmp_path: Path) -> None:
@@ -243,10 +243,10 @@ def test_a_command_without_settings_names_the_place_and_makes_none(tmp_path: Pat
     assert str(place) in said
     assert "--create" in said
     assert list(tmp_path.iterdir()) == []
-    done = run(tmp_path, "database", "upgrade", "--create")
-    assert done.returncode == 0
+    result = run(tmp_path, "database", "upgrade", "--create")
+    assert result.returncode == 0
     assert place.exists()
-    assert str(place) in done.stderr
+    assert str(place) in result.stderr
     assert run(tmp_path, "account", "list").returncode == 0
 
 
@@ -256,9 +256,9 @@ def test_a_database_that_settings_name_is_made_and_told(database_url: str, tmp_p
     named = database_url.rpartition("/")[2]
     assert named in said
     assert "password" not in said
-    done = run(tmp_path, "database", "upgrade", **settings)
-    assert done.returncode == 0, done.stderr
-    assert named in done.stderr
+    result = run(tmp_path, "database", "upgrade", **settings)
+    assert result.returncode == 0, result.stderr
+    assert named in result.stderr
     assert run(tmp_path, "database", "upgrade", **settings).stderr == ""
 
 
@@ -289,8 +289,8 @@ def test_every_command_takes_the_settings_of_a_file_before_and_behind_its_name(
         ("account", "list", "--config", str(settings)),
         ("account", "--config", str(settings), "list"),
     ):
-        done = run(elsewhere, *arguments)
-        assert done.returncode == 0, done.stderr
+        result = run(elsewhere, *arguments)
+        assert result.returncode == 0, result.stderr
     assert place.exists()
     assert list(elsewhere.iterdir()) == []
     shown = run(elsewhere, "config", "check", "--config", str(settings)).stdout

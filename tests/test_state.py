@@ -13,7 +13,7 @@ from keyosk.installation import Installation
 from keyosk.model import OPERATOR
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer
 from pages import logged_in
-from people import PASSWORD, done, make_person, make_service
+from people import PASSWORD, make_person, make_service, ok
 
 pytestmark = pytest.mark.every_database
 
@@ -48,10 +48,10 @@ def test_sessions_of_everybody_are_listed_meanwhile(server: LiveServer, admin: C
     alice, bob = (make_person(admin, f"{todo}:read") for _ in range(2))
     form = {"audience": todo, "scope": f"{todo}:read offline_access"}
     for person in (alice, bob, alice):
-        done(person.login().post("/auth/token", data=form))
+        ok(person.login().post("/auth/token", data=form))
     logged_in(server, alice.username)
-    page = done(admin.get("/refresh-sessions", params={"owner": alice.username, "limit": 1}))
-    following = done(
+    page = ok(admin.get("/refresh-sessions", params={"owner": alice.username, "limit": 1}))
+    following = ok(
         admin.get(
             "/refresh-sessions",
             params={"owner": alice.username, "limit": 1, "cursor": page["next"]},
@@ -61,19 +61,19 @@ def test_sessions_of_everybody_are_listed_meanwhile(server: LiveServer, admin: C
     first, second = listed
     assert first["id"] < second["id"]
     assert {each["username"] for each in (first, second)} == {alice.username}
-    assert done(admin.get(f"{alice.path}/tokens"))["items"] == [
+    assert ok(admin.get(f"{alice.path}/tokens"))["items"] == [
         {name: each[name] for name in each if name not in ("account_id", "username")}
         for each in (first, second)
     ]
-    newest = done(admin.get("/refresh-sessions", params={"sort": "-created_at"}))["items"]
+    newest = ok(admin.get("/refresh-sessions", params={"sort": "-created_at"}))["items"]
     assert {alice.username, bob.username} <= {each["username"] for each in newest}
-    (console,) = done(admin.get("/console-sessions", params={"owner": alice.id}))["items"]
+    (console,) = ok(admin.get("/console-sessions", params={"owner": alice.id}))["items"]
     assert (console["account_id"], console["agent"]) == (alice.id, "Mozilla/5.0")
     assert admin.delete(f"{alice.path}/tokens").status_code == 200
     for path in ("/refresh-sessions", "/console-sessions"):
         response = admin.get(path, params={"owner": alice.id, "total": "true"})
-        assert (done(response)["items"], response.headers["X-Total-Count"]) == ([], "0")
-        assert done(admin.get(path, params={"owner": "nobody"}))["items"] == []
+        assert (ok(response)["items"], response.headers["X-Total-Count"]) == ([], "0")
+        assert ok(admin.get(path, params={"owner": "nobody"}))["items"] == []
 
 
 def test_a_session_that_has_ended_is_not_listed(prepared_url: str) -> None:
@@ -140,7 +140,7 @@ def test_a_source_that_tries_many_names_is_throttled_as_one(prepared_url: str) -
 def test_the_log_is_exported_as_the_list_has_it(admin: Client) -> None:
     alice = make_person(admin)
     for number in range(3):
-        done(admin.patch(alice.path, json={"display_name": f"Alice {number}"}))
+        ok(admin.patch(alice.path, json={"display_name": f"Alice {number}"}))
     for query in (
         {"target": f"account/{alice.id}"},
         {"since": "2020-01-01T00:00:00Z", "target": f"account/{alice.id}"},
@@ -149,7 +149,7 @@ def test_the_log_is_exported_as_the_list_has_it(admin: Client) -> None:
         response = admin.get("/audit/export", params=query)
         assert response.headers["Content-Type"].startswith("application/jsonl")
         rows = [json.loads(line) for line in response.text.splitlines()]
-        assert rows == done(admin.get("/audit", params=query))["items"]
+        assert rows == ok(admin.get("/audit", params=query))["items"]
         assert (rows == []) == ("action" in query)
     assert admin.get("/audit/export", params={"limit": "1"}).status_code == 422
 
@@ -222,7 +222,7 @@ def test_a_server_says_of_many_issuers_what_is_wrong_and_how_much_more(prepared_
 
 def test_settings_are_shown_with_their_secrets_masked(admin: Client) -> None:
     response = admin.get("/settings")
-    items = {each["name"]: each for each in done(response)["items"]}
+    items = {each["name"]: each for each in ok(response)["items"]}
     assert items["KEYOSK_BIND"]["source"] == "environment"
     assert items["KEYOSK_TOKEN_LIFETIME"] == {
         "name": "KEYOSK_TOKEN_LIFETIME",

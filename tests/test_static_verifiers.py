@@ -12,7 +12,7 @@ import requests
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import LiveServer, free_port, unique
-from people import Person, done, make_person, token_of
+from people import Person, make_person, ok, token_of
 from test_proxies import program
 from waiting import until_it_listens
 
@@ -63,13 +63,13 @@ def alice(server: LiveServer) -> Person:
     """Somebody with a scope of each of two services; the second is named after the first."""
     admin = server.admin()
     for name in (service := unique("static"), f"{service}-2"):
-        done(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
+        ok(admin.post("/services", json={"name": name, "scopes": [f"{name}:read"]}), 201)
     return make_person(admin, f"{service}:read", f"{service}-2:read")
 
 
 @pytest.fixture(scope="module")
 def todo(alice: Person) -> str:
-    token = done(alice.login().post("/auth/token"))
+    token = ok(alice.login().post("/auth/token"))
     audiences = jwt.decode(token["access_token"], options={"verify_signature": False})["aud"]
     return str(min(audiences))
 

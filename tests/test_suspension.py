@@ -63,9 +63,9 @@ def test_an_error_reaches_who_runs_or_resumes_it() -> None:
     suspendable.run(fail)
     with pytest.raises(RuntimeError, match="after it was resumed"):
         resume[0](None)
-    done: list[int] = []
-    suspendable.run(lambda: done.append(1))
-    assert done == [1]
+    result: list[int] = []
+    suspendable.run(lambda: result.append(1))
+    assert result == [1]
 
 
 def test_only_what_is_run_so_can_be_suspended() -> None:

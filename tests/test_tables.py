@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 
 from live import Client, LiveServer, command, unique
-from people import done
+from people import ok
 from terminal import Done, keyosk
 
 BOLD = "\x1b[1m"
@@ -73,7 +73,7 @@ def read_terminal(server: LiveServer, *arguments: str, columns: int, **variables
 @pytest.mark.slow
 def test_a_list_is_as_wide_as_a_real_terminal(server: LiveServer, admin: Client) -> None:
     name = unique("wide")
-    done(admin.post("/accounts", json={"username": name}), 201)
+    ok(admin.post("/accounts", json={"username": name}), 201)
     listing = ("account", "list", "--query", name)
     wide = read_terminal(server, *listing, columns=140)
     assert BOLD in wide
@@ -87,7 +87,7 @@ def test_a_list_is_as_wide_as_a_real_terminal(server: LiveServer, admin: Client)
 def test_a_list_that_is_too_wide_is_a_block_for_each_object(draw: Draw, admin: Client) -> None:
     stem = unique("block")
     for each in "ab":
-        done(admin.post("/accounts", json={"username": f"{stem}-{each}"}), 201)
+        ok(admin.post("/accounts", json={"username": f"{stem}-{each}"}), 201)
     shown = ESCAPES.sub("", draw("account", "list", "--query", stem, width=40).out)
     blocks = [
         dict(line.split(None, 1) for line in each.splitlines()) for each in shown.split("\n\n")
@@ -100,9 +100,9 @@ def test_cells_break_between_words_and_never_within_one(draw: Draw, admin: Clien
     service = unique("words")
     scopes = [f"{service}:{each}" for each in ("read", "write", "share")]
     body = {"name": service, "scopes": [{"name": each} for each in scopes]}
-    done(admin.post("/services", json=body), 201)
+    ok(admin.post("/services", json=body), 201)
     role = unique("role")
-    done(admin.post("/roles", json={"name": role, "scopes": scopes}), 201)
+    ok(admin.post("/roles", json={"name": role, "scopes": scopes}), 201)
     width = 2 * len(role) + 60
     shown = [ESCAPES.sub("", draw("role", "list", width=each).out) for each in (width, 400)]
     for text in shown:
@@ -115,7 +115,7 @@ def test_cells_break_between_words_and_never_within_one(draw: Draw, admin: Clien
 def test_an_object_is_shown_with_values_that_can_be_copied_whole(draw: Draw, admin: Client) -> None:
     name = unique("object")
     text = " ".join(["violet lamps"] * 15)
-    done(admin.post("/accounts", json={"username": name, "display_name": text}), 201)
+    ok(admin.post("/accounts", json={"username": name, "display_name": text}), 201)
     lines = draw("account", "show", name, width=40).out.splitlines()
     assert any(line.startswith(BOLD) and line.endswith(text) for line in lines)
 
@@ -125,8 +125,8 @@ def test_an_object_is_shown_with_values_that_can_be_copied_whole(draw: Draw, adm
 )
 def test_markup_in_a_name_is_text(draw: Draw, admin: Client, text: str) -> None:
     name = unique("markup")
-    done(admin.post("/accounts", json={"username": name, "display_name": text}), 201)
-    done(admin.post(f"/accounts/{name}/api-keys", json={"name": text}), 201)
+    ok(admin.post("/accounts", json={"username": name, "display_name": text}), 201)
+    ok(admin.post(f"/accounts/{name}/api-keys", json={"name": text}), 201)
     for drawn in (
         draw("account", "show", name),
         draw("api-key", "list", name, width=300),
@@ -143,7 +143,7 @@ def test_what_steers_a_terminal_is_drawn_as_escapes(draw: Draw, admin: Client) -
     name = unique("steer")
     text = "a\x1b[2Jb\x1b]0;title\x07c\u202ed\x9be"
     response = admin.post("/accounts", json={"username": name, "metadata": {"note": text}})
-    done(response, 201)
+    ok(response, 201)
     shown = ESCAPES.sub("", draw("account", "show", name).out)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
     assert "u001b[2Jb" in shown
@@ -151,9 +151,9 @@ def test_what_steers_a_terminal_is_drawn_as_escapes(draw: Draw, admin: Client) -
 
 def test_wide_characters_keep_the_columns_in_line(draw: Draw, admin: Client) -> None:
     name = unique("cells")
-    done(admin.post("/accounts", json={"username": name}), 201)
+    ok(admin.post("/accounts", json={"username": name}), 201)
     for each in ("日本語のかぎ", "plain"):
-        done(admin.post(f"/accounts/{name}/api-keys", json={"name": each}), 201)
+        ok(admin.post(f"/accounts/{name}/api-keys", json={"name": each}), 201)
     lines = ESCAPES.sub("", draw("api-key", "list", name, width=300).out).splitlines()
     # Each of those characters fills two cells.
     first, second = (
@@ -181,7 +181,7 @@ def test_what_programs_read_is_the_same_on_a_terminal(
 def test_a_pipe_gets_plain_lines_in_any_environment(server: LiveServer, admin: Client) -> None:
     """As scripts have read them ever since: as wide as the longest cell, two spaces between."""
     name = unique("pipe")
-    account = done(admin.post("/accounts", json={"username": name, "display_name": "[red]"}), 201)
+    account = ok(admin.post("/accounts", json={"username": name, "display_name": "[red]"}), 201)
     environment = {
         **server.environment,
         "COLUMNS": "20",

@@ -51,9 +51,9 @@ def test_an_end_in_the_past_is_refused_wherever_given(admin: Client, server: Liv
         ),
     ):
         for option in ((), ("--plan",)):
-            done = server.run("apply", "-", *option, text=json.dumps(body))
-            assert done.returncode == 1
-            assert f".{field} must be in the future" in done.stderr
+            result = server.run("apply", "-", *option, text=json.dumps(body))
+            assert result.returncode == 1
+            assert f".{field} must be in the future" in result.stderr
     assert admin.get(path).json()["expires_at"] is None
     assert admin.get(f"{path}/grants").json()["scopes"] == []
 
@@ -68,12 +68,12 @@ def over(admin: Client) -> tuple[str, str]:
         "expires_at": PAST,
         "grants": {"scopes": [{"name": scope, "until": PAST}]},
     }
-    done = admin.post(
+    response = admin.post(
         "/accounts/import",
         data=json.dumps(line) + "\n",
         headers={"Content-Type": "application/x-ndjson"},
     )
-    assert json.loads(done.text.splitlines()[0])["status"] == "created", done.text
+    assert json.loads(response.text.splitlines()[0])["status"] == "created", response.text
     return name, scope
 
 
@@ -108,12 +108,12 @@ def test_an_import_warns_of_what_is_over_line_by_line(
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     for query in ("?dry_run=true", "", "?on_conflict=update"):
-        done = admin.post(
+        response = admin.post(
             f"/accounts/import{query}",
             data=text,
             headers={"Content-Type": "application/x-ndjson"},
         )
-        results = [json.loads(line) for line in done.text.splitlines()]
+        results = [json.loads(line) for line in response.text.splitlines()]
         assert results[-1]["summary"]["complete"] is True
         if query != "?on_conflict=update":
             fields = [[w["field"] for w in each.get("warnings", [])] for each in results[:3]]
@@ -136,9 +136,9 @@ def test_the_command_refuses_an_end_in_the_past(admin: Client, server: LiveServe
         (("api-key", "create", name, "late", "--expires-at", PAST), "expires_at:"),
         (("grant", "add", name, held, "--until", PAST), f"until: the end of {held}"),
     ):
-        done = server.run(*arguments)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"keyosk: {field} must be in the future\n"
+        result = server.run(*arguments)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == f"keyosk: {field} must be in the future\n"
 
 
 def test_a_key_that_has_expired_is_not_rotated_into_one_that_has(prepared_url: str) -> None:
@@ -187,9 +187,9 @@ def test_a_time_that_is_none_is_refused_everywhere(admin: Client, text: str, sen
 
 def test_the_command_takes_the_same_times_and_dates(admin: Client, server: LiveServer) -> None:
     for text in ("2090-W01-1", "20900101T000000Z", "2090-01-01T00:00:00", "1960-01-01"):
-        done = server.run("account", "create", unique("late"), "--expires-at", text)
-        assert done.returncode == 2
-        assert "Usage" in done.stderr
+        result = server.run("account", "create", unique("late"), "--expires-at", text)
+        assert result.returncode == 2
+        assert "Usage" in result.stderr
     name = unique("dated")
     assert server.run("account", "create", name, "--expires-at", "2090-01-01").returncode == 0
     assert admin.get(f"/accounts/{name}").json()["expires_at"] == FAR

@@ -81,17 +81,17 @@ def curl(server: Secured, *arguments: str) -> "subprocess.CompletedProcess[str]"
 
 @table("version", ["1.2", "1.3"])
 def test_a_token_by_curl_over_tls(secured: Secured, version: str) -> None:
-    done = curl(
+    result = curl(
         secured,
         *(f"--tlsv{version}", "--tls-max", version),
         *("-u", f"admin:{ADMIN_PASSWORD}", f"{secured.url}/auth/token", "-d", "audience=keyosk"),
     )
-    assert "access_token" in json.loads(done.stdout), done.stderr
+    assert "access_token" in json.loads(result.stdout), result.stderr
 
 
 def test_the_issuer_is_https_and_hsts_is_sent(secured: Secured) -> None:
-    done = curl(secured, "-i", f"{secured.url}/.well-known/oauth-authorization-server")
-    head, _, body = done.stdout.partition("\n\n")
+    result = curl(secured, "-i", f"{secured.url}/.well-known/oauth-authorization-server")
+    head, _, body = result.stdout.partition("\n\n")
     assert json.loads(body)["issuer"] == secured.url
     assert json.loads(body)["token_endpoint"] == f"{secured.url}/auth/token"
     assert "strict-transport-security: max-age=" in head.lower()
@@ -155,8 +155,8 @@ def shared_out(server: Secured, number: int) -> list[int]:
 
 
 def test_the_health_check_speaks_tls(secured: Secured) -> None:
-    done = secured.run("health", "--ready")
-    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+    result = secured.run("health", "--ready")
+    assert (result.returncode, result.stdout) == (0, "ok\n"), result.stderr
 
 
 def test_the_metrics_speak_no_tls(tmp_path: Path) -> None:
@@ -239,9 +239,9 @@ def test_a_pair_that_cannot_be_used_is_refused_before_anything_is_made(
         bind=f"127.0.0.1:{free_port()}", tls_certificate=str(pair[0]), tls_key=str(pair[1])
     )
     for arguments in (("serve",), ("config", "check")):
-        done = processes.run(*arguments, cwd=empty, env=settings)
-        told = done.stderr.decode()
-        assert (done.returncode, done.stdout) == (1, b""), told
+        result = processes.run(*arguments, cwd=empty, env=settings)
+        told = result.stderr.decode()
+        assert (result.returncode, result.stdout) == (1, b""), told
         assert f"KEYOSK_TLS_{setting}: {said}" in told
         assert "hidden-word" not in told
         assert list(empty.iterdir()) == []

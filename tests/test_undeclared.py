@@ -9,7 +9,7 @@ from keyosk.web import operations
 from keyosk.web.operations import Operation
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer
-from people import assert_refused, done, problem
+from people import assert_refused, ok, problem
 from tables import walking
 
 #: Names of what does not exist: a request that was not refused first would get 404.
@@ -92,11 +92,11 @@ def test_without_a_declared_body_only_an_empty_one_is_accepted(admin: Client) ->
 def test_no_key_is_compromised_by_a_request_for_more(server: LiveServer, admin: Client) -> None:
     kid = server.client().get("/auth/jwks").json()["keys"][0]["kid"]
     path = f"/signing-keys/{kid}"
-    before = done(admin.get("/signing-keys"))["items"]
+    before = ok(admin.get("/signing-keys"))["items"]
     headers = {"Idempotency-Key": "compromise"}
     for _ in range(2):
         refused = admin.post(f"{path}/compromise", json={"replace": False}, headers=headers)
         problem(refused, 422, "replace")
         problem(admin.post(f"{path}/compromise", params={"dry_run": "true"}), 422, "dry_run")
         problem(admin.delete(path, json={"reason": "x"}), 422, "reason")
-    assert done(admin.get("/signing-keys"))["items"] == before
+    assert ok(admin.get("/signing-keys"))["items"] == before

@@ -11,7 +11,7 @@ from keyosk.model import Verification
 from keyosk.storage.verifications import VerificationStore
 from live import Client, LiveServer, unique
 from pages import logged_in
-from people import done, make_person, make_service
+from people import make_person, make_service, ok
 from tables import table
 
 pytestmark = pytest.mark.every_database
@@ -29,16 +29,16 @@ def test_the_last_result_stands_in_the_place_of_the_one_before(admin: Client) ->
     path = f"/services/{todo}/verification"
     assert admin.get(path).status_code == 404
     ci = make_person(admin, "keyosk:services:write")
-    first = done(ci.login().put(path, json=_FOUND))
+    first = ok(ci.login().put(path, json=_FOUND))
     assert {name: first[name] for name in _FOUND} == _FOUND
     assert first["verified_by"] == ci.username
-    assert done(admin.get(path)) == first
+    assert ok(admin.get(path)) == first
     passed = {**_FOUND, "passed": True, "verdict": "Passed.", "failed": []}
-    second = done(admin.put(path, json=passed))
-    assert done(admin.get(path)) == second
+    second = ok(admin.put(path, json=passed))
+    assert ok(admin.get(path)) == second
     assert (second["passed"], second["failed"], second["verified_by"]) == (True, [], "admin")
     query = {"target": f"service/{todo}", "action": "service.verify"}
-    rows = done(admin.get("/audit", params=query))["items"]
+    rows = ok(admin.get("/audit", params=query))["items"]
     assert [row["after"]["failed"] for row in rows] == [["expired"], []]
     assert [row["actor_name"] for row in rows] == [ci.username, "admin"]
 
@@ -46,7 +46,7 @@ def test_the_last_result_stands_in_the_place_of_the_one_before(admin: Client) ->
 def test_a_path_may_have_what_would_be_a_login_before_it(admin: Client) -> None:
     verification = {**_FOUND, "url": "https://npm.example.com/@todo/items"}
     assert (
-        done(admin.put("/services/keyosk/verification", json=verification))["url"]
+        ok(admin.put("/services/keyosk/verification", json=verification))["url"]
         == verification["url"]
     )
 
@@ -54,9 +54,9 @@ def test_a_path_may_have_what_would_be_a_login_before_it(admin: Client) -> None:
 def test_a_deleted_service_takes_its_result_with_it(admin: Client) -> None:
     name = unique("service")
     for _ in range(2):
-        done(admin.post("/services", json={"name": name}), 201)
+        ok(admin.post("/services", json={"name": name}), 201)
         assert admin.get(f"/services/{name}/verification").status_code == 404
-        done(admin.put(f"/services/{name}/verification", json=_FOUND))
+        ok(admin.put(f"/services/{name}/verification", json=_FOUND))
         assert admin.delete(f"/services/{name}").status_code == 204
 
 
@@ -64,7 +64,7 @@ def test_the_console_shows_it(server: LiveServer, admin: Client) -> None:
     todo = make_service(admin)
     browser = logged_in(server, make_person(admin, "keyosk:services:read").username)
     assert "Nobody has tested it yet" in browser.get(f"/console/services/{todo}").text
-    done(admin.put(f"/services/{todo}/verification", json=_FOUND))
+    ok(admin.put(f"/services/{todo}/verification", json=_FOUND))
     text = browser.get(f"/console/services/{todo}").text
     assert "Result failed" in text
     assert "by admin, at https://todo.example.com/todos" in text

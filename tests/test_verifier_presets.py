@@ -10,7 +10,7 @@ import pytest
 
 from keyosk.permissions.verifier_presets import PRESETS
 from live import Client, LiveServer, unique
-from people import Person, done, make_person, token_of
+from people import Person, make_person, ok, token_of
 from tables import table
 
 PAGE = Path(__file__).parent.parent / "docs/reference/verifiers.md"
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent.parent / "docs/reference/verifiers.md"
 def make(admin: Client, **fields: Any) -> dict[str, Any]:
     name = unique("format")
     body = {"name": name, "scopes": [f"{name}:read"], **fields}
-    return dict(done(admin.post("/services", json=body), 201))
+    return dict(ok(admin.post("/services", json=body), 201))
 
 
 def claims(person: Person, **asked: str) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def test_one_service_of_another_format_does_not_make_plain_token_requests_fail(
     assert claims(alice)["aud"] == usual["name"]
     for each in (made, forced):
         assert claims(alice, audience=each["name"])["scope"] == f"{each['name']}:read"
-    explained = done(admin.post("/auth/explain", json={"account": alice.username}))
+    explained = ok(admin.post("/auth/explain", json={"account": alice.username}))
     reasons = {each["name"]: each["reason"] for each in explained["missing"]}
     assert explained["granted"] is True
     assert reasons == {held[1]: "on_request_only", held[2]: "other_format"}
@@ -80,9 +80,9 @@ def test_a_change_of_format_makes_a_service_on_request_unless_told(admin: Client
         ({"title": "x"}, False),
     ):
         path = f"/services/{make(admin)['name']}"
-        assert done(admin.patch(path, json=patch))["on_request_only"] is expected, patch
+        assert ok(admin.patch(path, json=patch))["on_request_only"] is expected, patch
     path = f"/services/{make(admin, typ='JWT', on_request_only=False)['name']}"
-    assert done(admin.patch(path, json={"signing_algorithm": "RS256"}))["on_request_only"] is False
+    assert ok(admin.patch(path, json={"signing_algorithm": "RS256"}))["on_request_only"] is False
 
 
 def test_a_manifest_makes_another_format_on_request(server: LiveServer, admin: Client) -> None:
@@ -92,7 +92,7 @@ def test_a_manifest_makes_another_format_on_request(server: LiveServer, admin: C
         for _ in range(2):
             applied = server.run("apply", "-", text=json.dumps({"services": services}))
             assert applied.returncode == 0, applied.stderr
-            assert done(admin.get(f"/services/{name}"))["on_request_only"] is expected
+            assert ok(admin.get(f"/services/{name}"))["on_request_only"] is expected
 
 
 @table("name", PRESETS)
@@ -119,7 +119,7 @@ def test_a_service_is_made_and_changed_for_a_verifier(server: LiveServer, admin:
     assert created.returncode == 0, created.stderr
     assert f"issuer-uri={server.url}\n" in created.stderr
     assert f"audiences={name}\n" in created.stderr
-    service = done(admin.get(f"/services/{name}"))
+    service = ok(admin.get(f"/services/{name}"))
     assert (service["typ"], service["signing_algorithm"]) == ("JWT", None)
     assert service["on_request_only"] is True
     changed = server.run(
@@ -127,6 +127,6 @@ def test_a_service_is_made_and_changed_for_a_verifier(server: LiveServer, admin:
     )
     assert changed.returncode == 0, changed.stderr
     assert "bearer_only: true" in changed.stderr
-    service = done(admin.get(f"/services/{name}"))
+    service = ok(admin.get(f"/services/{name}"))
     assert (service["typ"], service["signing_algorithm"]) == (None, "RS256")
     assert service["on_request_only"] is False

@@ -95,8 +95,8 @@ def test_the_line_that_a_new_user_sees_gets_a_token_for_the_admin_api(tmp_path: 
         [password] = PASSWORD.findall(plain)
         [line] = re.findall(r"^    (curl .+)$", plain, re.MULTILINE)
         assert password in line
-        done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60, check=True)
-        token = json.loads(done.stdout)["access_token"]
+        reply = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60, check=True)
+        token = json.loads(reply.stdout)["access_token"]
         response = requests.get(
             f"{url}/accounts", headers={"Authorization": f"Bearer {token}"}, timeout=60
         )
@@ -138,7 +138,7 @@ def test_where_no_shell_finds_the_program_the_next_steps_name_its_file(tmp_path:
         plain = ESCAPES.sub("", shown.read_until(END))
         [line] = re.findall(r"^    (.+ service create .+)$", plain, re.MULTILINE)
         assert line.startswith(".venv/bin/keyosk ")
-        done = subprocess.run(
+        result = subprocess.run(
             ["bash", "-c", line],
             cwd=tmp_path,
             env={**environment(**settings), "PATH": "/usr/bin:/bin"},
@@ -146,7 +146,7 @@ def test_where_no_shell_finds_the_program_the_next_steps_name_its_file(tmp_path:
             timeout=60,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
+        assert result.returncode == 0, result.stderr
 
 
 def test_a_welcome_without_colours_for_who_wants_none(tmp_path: Path) -> None:
@@ -195,5 +195,7 @@ def test_the_line_for_a_unix_socket_works_without_the_proxy() -> None:
         with terminal(folder, "serve", **settings) as shown:
             plain = ESCAPES.sub("", shown.read_until(END))
             [line] = re.findall(r"^    (curl .+)$", plain, re.MULTILINE)
-            done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60, check=True)
-            assert "access_token" in json.loads(done.stdout)
+            result = subprocess.run(
+                ["bash", "-c", line], capture_output=True, timeout=60, check=True
+            )
+            assert "access_token" in json.loads(result.stdout)

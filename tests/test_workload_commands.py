@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from live import LiveServer, unique
-from people import done
+from people import ok
 from platforms import AUDIENCE, Platform
 
 
@@ -45,7 +45,7 @@ def test_from_nothing_to_a_login(server: LiveServer, ci: Platform) -> None:
     assert token not in output
 
     data = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": token}
-    assert done(server.client().post("/auth/token", data=data))["scope"] == f"{service}:deploy"
+    assert ok(server.client().post("/auth/token", data=data))["scope"] == f"{service}:deploy"
 
     run(server, "rule", "set", name, "deploy", "--without-claim", "ref", "--disabled", "--once")
     rule = show_json(server, "rule", "show", name, "deploy")

@@ -27,7 +27,7 @@ from keyosk.workloads.assertions import LONGEST
 from keyosk.workloads.documents import FetchFailed
 from keyosk.workloads.presets import PRESETS
 from live import Client, LiveServer, unique
-from people import done
+from people import ok
 from platforms import AUDIENCE, KEYS, METADATA, Platform, base64url, generate, platform, send
 from shops import Shop
 from tables import table
@@ -192,7 +192,7 @@ def test_nothing_of_a_forgery_is_told(target: Target) -> None:
 def test_a_token_of_another_issuer_does_not_pass_for_this(target: Target, admin: Client) -> None:
     with platform() as other:
         body = {"name": unique("other"), "issuer": other.issuer, "audience": AUDIENCE}
-        done(admin.post("/issuers", json={**body, "allow_private": True}), 201)
+        ok(admin.post("/issuers", json={**body, "allow_private": True}), 201)
         # The same kid, its own key, the first one's name.
         mixed = other.token(iss=target.ci.issuer, **target.identity)
         assert target.shop.present(mixed).status_code == 400
@@ -324,7 +324,7 @@ def test_metadata_cannot_lead_to_another_kind_of_address(server: LiveServer, adm
 def test_private_addresses_need_leave(server: LiveServer, admin: Client) -> None:
     with platform() as ci:
         target = fresh(server, admin, ci)
-        done(target.shop.change(allow_private=False))
+        ok(target.shop.change(allow_private=False))
         assert target.shop.present(target.token()).json()["error_description"] == AWAY
         assert "private" in target.shop.report(target.token())["error_description"]
         assert ci.asked == []
@@ -503,9 +503,9 @@ def test_a_key_that_costs_too_much_does_not_count(server: LiveServer, admin: Cli
 def test_each_algorithm_works(server: LiveServer, admin: Client, algorithm: str) -> None:
     with platform(algorithm=algorithm) as ci:
         target = fresh(server, admin, ci)
-        done(target.shop.change(algorithms=[algorithm]))
+        ok(target.shop.change(algorithms=[algorithm]))
         assert target.shop.present(target.token()).status_code == 200
-        done(target.shop.change(algorithms=["RS256"]))
+        ok(target.shop.change(algorithms=["RS256"]))
         assert target.shop.present(target.token()).status_code == 400
 
 

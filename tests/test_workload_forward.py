@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from live import Client, unique
-from people import PASSWORD, done, make_person
+from people import PASSWORD, make_person, ok
 from platforms import platform
 from shops import Shop
 
@@ -33,7 +33,7 @@ def refused(response: requests.Response, status: int) -> None:
 
 
 def logins(shop: Shop) -> list[dict[str, Any]]:
-    rows = done(shop.admin.get("/audit", params={"action": "workload.login", "sort": "-sequence"}))
+    rows = ok(shop.admin.get("/audit", params={"action": "workload.login", "sort": "-sequence"}))
     return [row for row in rows["items"] if row["actor_name"] == shop.account]
 
 
@@ -56,7 +56,7 @@ def test_it_is_recorded_once_for_all_of_its_requests(shop: Shop) -> None:
     [*rows] = logins(shop)
     assert 1 <= len(rows) <= 8  # once in each process of the server
     assert rows[0]["after"]["iss"] == shop.ci.issuer
-    assert done(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))["last_used_at"] is not None
+    assert ok(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))["last_used_at"] is not None
 
 
 @pytest.mark.attack
@@ -64,11 +64,11 @@ def test_a_service_that_does_not_say_so_takes_none(shop: Shop) -> None:
     token = shop.ci.token()
     passed(forward(shop, token))
     for accepts in ("both", "password", ["api_key"]):
-        done(shop.admin.patch(f"/services/{shop.service}", json={"accepts": accepts}))
+        ok(shop.admin.patch(f"/services/{shop.service}", json={"accepts": accepts}))
         refused(forward(shop, token), 401)
-    done(shop.admin.patch(f"/services/{shop.service}", json={"accepts": ["workload"]}))
+    ok(shop.admin.patch(f"/services/{shop.service}", json={"accepts": ["workload"]}))
     passed(forward(shop, token))
-    done(shop.admin.patch(f"/services/{shop.service}", json={"enabled": False}))
+    ok(shop.admin.patch(f"/services/{shop.service}", json={"enabled": False}))
     refused(forward(shop, token), 403)
 
 
@@ -76,7 +76,7 @@ def test_a_service_that_does_not_say_so_takes_none(shop: Shop) -> None:
 def test_a_token_for_one_service_opens_no_other(shop: Shop) -> None:
     other = unique("other")
     body = {"name": other, "scopes": [f"{other}:read"], "accepts": "any"}
-    done(shop.admin.post("/services", json=body), 201)
+    ok(shop.admin.post("/services", json=body), 201)
     client = Client(shop.server.url, token=shop.ci.token())
     refused(client.get(f"/auth/forward?service={other}"), 403)
     refused(client.get("/auth/forward?service=keyosk"), 401)
@@ -111,22 +111,22 @@ def test_what_is_no_login_does_not_pass(shop: Shop) -> None:
 def test_what_took_the_login_away_counts_at_once(shop: Shop) -> None:
     token = shop.ci.token()
     passed(forward(shop, token))
-    done(shop.change_rule("main", scopes=[shop.read]))
+    ok(shop.change_rule("main", scopes=[shop.read]))
     refused(forward(shop, token, shop.write), 403)
     assert passed(forward(shop, token))["scope"] == shop.read
-    done(shop.change_rule("main", enabled=False))
+    ok(shop.change_rule("main", enabled=False))
     refused(forward(shop, token), 401)
-    done(shop.change_rule("main", enabled=True))
-    done(shop.change(enabled=False))
+    ok(shop.change_rule("main", enabled=True))
+    ok(shop.change(enabled=False))
     refused(forward(shop, token), 401)
-    done(shop.change(enabled=True))
-    done(shop.admin.patch(f"/accounts/{shop.account}", json={"enabled": False}))
+    ok(shop.change(enabled=True))
+    ok(shop.admin.patch(f"/accounts/{shop.account}", json={"enabled": False}))
     refused(forward(shop, token), 401)
 
 
 @pytest.mark.attack
 def test_a_token_that_logs_in_once_passes_once(shop: Shop) -> None:
-    done(shop.change_rule("main", once=True))
+    ok(shop.change_rule("main", once=True))
     token = shop.ci.token()
     refused(forward(shop, token, "nobody:knows"), 403)
     passed(forward(shop, token))
@@ -140,9 +140,9 @@ def test_the_new_token_does_not_outlive_the_foreign_one(shop: Shop) -> None:
 
 
 def test_keyosks_own_tokens_pass_there_as_before(shop: Shop) -> None:
-    own = done(shop.present(shop.ci.token()))["access_token"]
+    own = ok(shop.present(shop.ci.token()))["access_token"]
     assert passed(forward(shop, own))["preferred_username"] == shop.account
     person = make_person(shop.admin, shop.read)
-    theirs = done(person.login(PASSWORD).post("/auth/token", data={"audience": shop.service}))
+    theirs = ok(person.login(PASSWORD).post("/auth/token", data={"audience": shop.service}))
     assert passed(forward(shop, theirs["access_token"]))["preferred_username"] == person.username
     refused(forward(shop, theirs["access_token"][:-4] + "AAAA"), 401)

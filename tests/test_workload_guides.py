@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from live import LiveServer
-from people import done
+from people import ok
 from platforms import Platform, platform, send
 from processes import execute
 
@@ -38,7 +38,7 @@ class Guide:
         self.program(
             "keyosk", f'exec {sys.executable} -c "from keyosk.cli import main; main()" "$@"'
         )
-        done(server.admin().post("/services", json={"name": "todo", "scopes": ["todo:write"]}), 201)
+        ok(server.admin().post("/services", json={"name": "todo", "scopes": ["todo:write"]}), 201)
         self.bash(self.blocks("", "text")[0])
 
     def blocks(self, heading: str, language: str) -> list[str]:

@@ -16,7 +16,7 @@ import requests
 
 import node_modules
 from live import Client, LiveServer, free_port, unique
-from people import done
+from people import ok
 from shops import Shop, claims_of
 
 pytestmark = pytest.mark.slow
@@ -76,7 +76,7 @@ class Provider:
             "redirect_uri": _REDIRECT,
         }
         response = requests.post(f"{self.issuer}/token", data=form, timeout=60)
-        token: str = done(response)["id_token"]
+        token: str = ok(response)["id_token"]
         return token
 
 
@@ -94,7 +94,7 @@ class _Trusting(Shop):
 
     def trust(self, **fields: Any) -> None:
         body = {"name": self.issuer, "allow_private": True, "algorithms": ["ES256"], **fields}
-        done(self.admin.post("/issuers", json=body), 201)
+        ok(self.admin.post("/issuers", json=body), 201)
 
 
 def test_its_tokens_log_in_and_go_on_with_another_key(server: LiveServer, admin: Client) -> None:

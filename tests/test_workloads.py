@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from live import Client, LiveServer, unique
-from people import PASSWORD, assert_refused, done, make_person, problem
+from people import PASSWORD, assert_refused, make_person, ok, problem
 from platforms import AUDIENCE, KEYS, METADATA, Platform, platform
 from shops import JWT_BEARER, Shop, claims_of
 from tables import table
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.every_database
 
 def test_a_foreign_token_gets_a_token(shop: Shop) -> None:
     response = shop.present(shop.ci.token())
-    body, claims = done(response), claims_of(response)
+    body, claims = ok(response), claims_of(response)
     assert body["token_type"] == "Bearer"
     assert "refresh_token" not in body
     assert claims["preferred_username"] == shop.account
     assert claims["aud"] == shop.service
     assert set(claims["scope"].split()) == {shop.read, shop.write}
     assert claims["amr"] == ["wif"]
-    rule = done(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))
+    rule = ok(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))
     assert claims["key_id"] == rule["id"]
     assert rule["last_used_at"] is not None
 
@@ -78,19 +78,19 @@ def test_a_service_exchanges_its_callers_tokens_without_a_secret(shop: Shop) -> 
     """Its account acts for it by ``client_assertion``, as it would by Basic."""
     billing = unique("billing")
     body = {"name": billing, "scopes": [f"{billing}:read"], "accepts": "any"}
-    done(shop.admin.post("/services", json=body), 201)
+    ok(shop.admin.post("/services", json=body), 201)
     exchange = {"service": billing, "scopes": [f"{billing}:read"]}
     patch = {"account": shop.account, "exchanges": [exchange]}
-    done(shop.admin.patch(f"/services/{shop.service}", json=patch))
+    ok(shop.admin.patch(f"/services/{shop.service}", json=patch))
     person = make_person(shop.admin, shop.read, f"{billing}:read")
-    caller = done(person.login().post("/auth/token", data={"audience": shop.service}))
+    caller = ok(person.login().post("/auth/token", data={"audience": shop.service}))
     data = {
         "grant_type": EXCHANGE,
         "subject_token": caller["access_token"],
         "audience": billing,
         "client_assertion_type": CLIENT_ASSERTION,
     }
-    done(shop.change_rule("main", once=True))
+    ok(shop.change_rule("main", once=True))
     anybody, token, typed = shop.server.client(), shop.ci.token(), data
     for kind in ("access_token", "jwt"):
         typed = {**data, "subject_token_type": f"urn:ietf:params:oauth:token-type:{kind}"}
@@ -107,7 +107,7 @@ def test_a_service_exchanges_its_callers_tokens_without_a_secret(shop: Shop) -> 
     assert claims["act"]["client_id"] == shop.account
     again = anybody.post("/auth/token", data={**typed, "client_assertion": token})
     assert again.json()["error"] == "invalid_grant"
-    rows = done(shop.admin.get("/audit", params={"action": "workload.login", "sort": "-sequence"}))[
+    rows = ok(shop.admin.get("/audit", params={"action": "workload.login", "sort": "-sequence"}))[
         "items"
     ]
     assert [row["actor_name"] for row in rows if row["actor_name"] == shop.account]
@@ -122,12 +122,12 @@ def test_it_is_never_in_a_url(shop: Shop) -> None:
 
 
 def test_the_metadata_names_the_grant_type(shop: Shop) -> None:
-    metadata = done(shop.server.client().get("/.well-known/oauth-authorization-server"))
+    metadata = ok(shop.server.client().get("/.well-known/oauth-authorization-server"))
     assert JWT_BEARER in metadata["grant_types_supported"]
 
 
 def test_there_is_never_a_refresh_token(shop: Shop) -> None:
-    done(shop.admin.patch(f"/services/{shop.service}", json={"refresh_allowed": True}))
+    ok(shop.admin.patch(f"/services/{shop.service}", json={"refresh_allowed": True}))
     assert shop.present(shop.ci.token(), scope=f"{shop.read} offline_access").json()["error"] == (
         "invalid_scope"
     )
@@ -143,10 +143,10 @@ def test_the_token_does_not_outlive_the_foreign_one(shop: Shop) -> None:
 
 def test_a_service_that_does_not_accept_workloads_gets_none(shop: Shop) -> None:
     for accepts in ("both", "password", ["api_key"]):
-        done(shop.admin.patch(f"/services/{shop.service}", json={"accepts": accepts}))
+        ok(shop.admin.patch(f"/services/{shop.service}", json={"accepts": accepts}))
         response = shop.present(shop.ci.token(), audience=shop.service)
         assert response.json()["error"] == "invalid_target", accepts
-    patched = done(
+    patched = ok(
         shop.admin.patch(f"/services/{shop.service}", json={"accepts": ["api_key", "workload"]})
     )
     assert patched["accepts"] == ["api_key", "workload"]
@@ -155,15 +155,15 @@ def test_a_service_that_does_not_accept_workloads_gets_none(shop: Shop) -> None:
 
 def test_grants_can_be_for_workloads_only(shop: Shop) -> None:
     path = f"/accounts/{shop.account}/grants"
-    done(shop.admin.put(path, json={"scopes": [{"name": shop.read, "with": "workload"}]}))
+    ok(shop.admin.put(path, json={"scopes": [{"name": shop.read, "with": "workload"}]}))
     assert claims_of(shop.present(shop.ci.token()))["scope"] == shop.read
-    done(shop.admin.put(path, json={"scopes": [{"name": shop.read, "with": "api_key"}]}))
+    ok(shop.admin.put(path, json={"scopes": [{"name": shop.read, "with": "api_key"}]}))
     assert claims_of(shop.present(shop.ci.token()))["scope"] == ""
 
 
 def test_a_service_may_ask_where_it_comes_from(shop: Shop) -> None:
     assert "workload" not in claims_of(shop.present(shop.ci.token()))
-    done(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
+    ok(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
     assert claims_of(shop.present(shop.ci.token()))["workload"] == {
         "iss": shop.ci.issuer,
         "sub": "repo:acme/shop:ref:refs/heads/main",
@@ -171,15 +171,15 @@ def test_a_service_may_ask_where_it_comes_from(shop: Shop) -> None:
 
 
 def test_no_account_can_claim_to_be_a_workload(shop: Shop) -> None:
-    done(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
+    ok(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
     person = make_person(shop.admin, shop.read)
-    done(shop.admin.patch(person.path, json={"claims": {"workload": {"iss": "x", "sub": "y"}}}))
+    ok(shop.admin.patch(person.path, json={"claims": {"workload": {"iss": "x", "sub": "y"}}}))
     assert "workload" not in claims_of(person.login().post("/auth/token"))
 
 
 def test_each_login_is_in_the_audit_log(shop: Shop) -> None:
-    done(shop.present(shop.ci.token()))
-    rows = done(shop.admin.get("/audit", params={"action": "workload.login", "sort": "-sequence"}))[
+    ok(shop.present(shop.ci.token()))
+    rows = ok(shop.admin.get("/audit", params={"action": "workload.login", "sort": "-sequence"}))[
         "items"
     ]
     row = next(row for row in rows if row["actor_name"] == shop.account)
@@ -232,7 +232,7 @@ def test_a_rule_may_list_values_and_end_them_with_a_star(shop: Shop) -> None:
 
 def test_a_deeper_claim_is_named_by_a_json_pointer(shop: Shop) -> None:
     shop.change(required_claims=[])
-    done(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
+    ok(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
     shop.rule("pods", {"/kubernetes.io/namespace": "prod", "/a~1b/c~0d": 7})
     good: dict[str, Any] = {"kubernetes.io": {"namespace": "prod"}, "a/b": {"c~d": 7}}
     assert claims_of(shop.present(shop.ci.token(**good)))
@@ -250,7 +250,7 @@ def test_a_deeper_claim_is_named_by_a_json_pointer(shop: Shop) -> None:
 
 def test_true_is_not_one(shop: Shop) -> None:
     shop.rule("protected", {"repository_id": "842913401", "ref_protected": True})
-    done(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
+    ok(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
     assert shop.present(shop.ci.token(ref_protected=True)).status_code == 200
     for value in (1, 1.0, "true", [True]):
         shop.refusal(shop.ci.token(ref_protected=value))
@@ -260,7 +260,7 @@ def test_two_accounts_are_refused(shop: Shop) -> None:
     first, shop.account = shop.account, shop.machine()
     shop.rule("also", {"repository_id": "842913401"})
     assert "more than one account" in shop.refusal(shop.ci.token())
-    done(shop.change_rule("also", enabled=False))
+    ok(shop.change_rule("also", enabled=False))
     assert claims_of(shop.present(shop.ci.token()))["preferred_username"] == first
 
 
@@ -271,18 +271,18 @@ def test_of_two_rules_for_an_account_the_one_that_says_more_counts(shop: Shop) -
 
 
 def test_a_rule_ends(shop: Shop) -> None:
-    done(shop.change_rule("main", expires_at="2020-01-01T00:00:00Z"))
+    ok(shop.change_rule("main", expires_at="2020-01-01T00:00:00Z"))
     assert "no rule" in shop.refusal(shop.ci.token())
-    done(shop.change_rule("main", expires_at=None))
+    ok(shop.change_rule("main", expires_at=None))
     assert shop.present(shop.ci.token()).status_code == 200
-    done(shop.admin.patch(f"/accounts/{shop.account}", json={"enabled": False}))
+    ok(shop.admin.patch(f"/accounts/{shop.account}", json={"enabled": False}))
     assert "disabled or has expired" in shop.refusal(shop.ci.token())
 
 
 def test_a_token_logs_in_once_where_the_rule_says_so(shop: Shop) -> None:
     token = shop.ci.token()
     assert [shop.present(token).status_code for _ in range(2)] == [200, 200]
-    done(shop.change_rule("main", once=True))
+    ok(shop.change_rule("main", once=True))
     assert shop.present(token).status_code == 200
     assert "before" in shop.refusal(token)
     assert shop.present(shop.ci.token(), scope="nobody:knows").json()["error"] == "invalid_scope"
@@ -290,7 +290,7 @@ def test_a_token_logs_in_once_where_the_rule_says_so(shop: Shop) -> None:
 
 
 def test_what_is_refused_does_not_use_a_token_up(shop: Shop) -> None:
-    done(shop.change_rule("main", once=True))
+    ok(shop.change_rule("main", once=True))
     token = shop.ci.token()
     assert shop.present(token, scope="nobody:knows").json()["error"] == "invalid_scope"
     assert shop.present(token).status_code == 200
@@ -377,7 +377,7 @@ def test_who_signed_it_and_for_whom_counts(shop: Shop) -> None:
 
 
 def test_our_own_tokens_are_no_workloads(shop: Shop) -> None:
-    shop.refusal(done(shop.present(shop.ci.token()))["access_token"])
+    shop.refusal(ok(shop.present(shop.ci.token()))["access_token"])
     response = shop.admin.post(
         "/issuers", json={"name": unique("own"), "issuer": shop.server.url, "audience": "x"}
     )
@@ -389,7 +389,7 @@ def test_an_access_token_of_the_platform_is_no_identity(shop: Shop) -> None:
 
 
 def test_a_disabled_issuer_logs_nobody_in(shop: Shop) -> None:
-    done(shop.change(enabled=False))
+    ok(shop.change(enabled=False))
     assert "No issuer" in shop.refusal(shop.ci.token())
 
 
@@ -400,7 +400,7 @@ def test_what_takes_a_login_away_revokes_its_tokens(shop: Shop) -> None:
     owner = make_person(shop.admin, "keyosk:tokens:introspect")
 
     def is_active(token: str) -> bool:
-        return bool(done(owner.login().post("/auth/introspect", data={"token": token}))["active"])
+        return bool(ok(owner.login().post("/auth/introspect", data={"token": token}))["active"])
 
     ways: dict[str, Callable[[], requests.Response]] = {
         "limit": lambda: shop.change_rule("main", scopes=[shop.read]),
@@ -411,27 +411,27 @@ def test_what_takes_a_login_away_revokes_its_tokens(shop: Shop) -> None:
         "delete": lambda: shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"),
     }
     for name, take_away in ways.items():
-        token = done(shop.present(shop.ci.token()))["access_token"]
+        token = ok(shop.present(shop.ci.token()))["access_token"]
         assert is_active(token), name
         response = take_away()
         assert response.status_code in (200, 204), response.text
         assert not is_active(token), name
         if name != "delete":
             assert "effective_at_latest" in response.json(), name
-            done(shop.change_rule("main", enabled=True, scopes=None))
-            done(shop.change(enabled=True))
-    entries = done(shop.server.client().get("/auth/revocations"))["entries"]
+            ok(shop.change_rule("main", enabled=True, scopes=None))
+            ok(shop.change(enabled=True))
+    entries = ok(shop.server.client().get("/auth/revocations"))["entries"]
     assert any("key_id" in entry for entry in entries)
 
 
 def test_deleting_an_issuer_with_rules_needs_force(shop: Shop) -> None:
-    token = done(shop.present(shop.ci.token()))["access_token"]
+    token = ok(shop.present(shop.ci.token()))["access_token"]
     path = f"/issuers/{shop.issuer}"
     assert_refused(shop.admin.delete(path), "in_use", 409)
     assert shop.admin.delete(path, params={"force": "true"}).status_code == 204
     assert "No issuer" in shop.refusal(shop.ci.token())
     person = make_person(shop.admin, "keyosk:tokens:introspect")
-    assert done(person.login().post("/auth/introspect", data={"token": token}))["active"] is False
+    assert ok(person.login().post("/auth/introspect", data={"token": token}))["active"] is False
 
 
 # --- Who may ------------------------------------------------------------------------------------
@@ -447,7 +447,7 @@ def test_nobody_hands_out_an_account_that_holds_more_than_they_do(shop: Shop) ->
     assert_refused(by.patch(path, json={"algorithms": ["ES256"]}), "refused_by_rule")
     assert_refused(by.patch(path, json={"prefix_claims": ["repository_id"]}), "refused_by_rule")
     harmless = shop.machine()
-    done(shop.admin.put(f"/accounts/{harmless}/grants", json={"scopes": []}))
+    ok(shop.admin.put(f"/accounts/{harmless}/grants", json={"scopes": []}))
     assert by.post(f"{path}/rules", json={**body, "account": harmless}).status_code == 201
 
 
@@ -455,9 +455,9 @@ def test_a_workload_handles_no_credentials(shop: Shop) -> None:
     """Its tokens are not even accepted by Keyosk's own API, unless an admin wants that."""
     path = f"/accounts/{shop.account}/grants"
     scopes = [shop.read, "keyosk:services:write", "keyosk:accounts:write"]
-    done(shop.admin.put(path, json={"scopes": scopes}))
+    ok(shop.admin.put(path, json={"scopes": scopes}))
     assert shop.present(shop.ci.token(), audience="keyosk").json()["error"] == "invalid_target"
-    token = done(shop.present(shop.ci.token()))["access_token"]
+    token = ok(shop.present(shop.ci.token()))["access_token"]
     assert Client(shop.server.url, token=token).get("/accounts/me").status_code == 401
 
 
@@ -468,10 +468,10 @@ def test_an_admin_may_let_workloads_administer(own_server: LiveServer, ci: Platf
         scopes = ["keyosk:services:write", "keyosk:services:read", "keyosk:accounts:write"]
         scopes += ["keyosk:grants:write"]
         grants = [{"name": scope, "with": "workload"} for scope in scopes]
-        done(shop.admin.put(f"/accounts/{shop.account}/grants", json={"scopes": grants}))
+        ok(shop.admin.put(f"/accounts/{shop.account}/grants", json={"scopes": grants}))
         assert shop.present(shop.ci.token(), audience="keyosk").json()["error"] == "invalid_target"
 
-        assert done(shop.admin.get("/services/keyosk"))["accepts"] == "both"
+        assert ok(shop.admin.get("/services/keyosk"))["accepts"] == "both"
         for wrong in (["workload"], ["password", "workload"], "password"):
             response = shop.admin.patch("/services/keyosk", json={"accepts": wrong})
             assert_refused(response, "forbidden")
@@ -479,11 +479,11 @@ def test_an_admin_may_let_workloads_administer(own_server: LiveServer, ci: Platf
         assert_refused(
             weak.bearer().patch("/services/keyosk", json={"accepts": "any"}), "refused_by_rule"
         )
-        done(shop.admin.patch("/services/keyosk", json={"accepts": "any"}))
+        ok(shop.admin.patch("/services/keyosk", json={"accepts": "any"}))
 
-        token = done(shop.present(shop.ci.token(), audience="keyosk"))["access_token"]
+        token = ok(shop.present(shop.ci.token(), audience="keyosk"))["access_token"]
         by = Client(server.url, token=token)
-        done(by.post("/services", json={"name": unique("made")}), 201)
+        ok(by.post("/services", json={"name": unique("made")}), 201)
         for refused in (
             by.post("/issuers", json={"name": unique("x"), "issuer": "https://x.example"}),
             by.post(f"/accounts/{weak.id}/api-keys", json={"name": "k"}),
@@ -492,14 +492,14 @@ def test_an_admin_may_let_workloads_administer(own_server: LiveServer, ci: Platf
             by.patch(f"/accounts/{weak.id}/grants", json={"add": {"scopes": [scopes[2]]}}),
         ):
             assert_refused(refused, "refused_by_rule")
-        done(shop.admin.patch("/services/keyosk", json={"accepts": "both"}))
+        ok(shop.admin.patch("/services/keyosk", json={"accepts": "both"}))
         assert by.get("/accounts/me").status_code == 401
         assert shop.present(shop.ci.token(), audience="keyosk").json()["error"] == "invalid_target"
 
 
 def test_an_api_key_trusts_no_issuer(shop: Shop) -> None:
     person = make_person(shop.admin, "keyosk:admin")
-    secret = done(
+    secret = ok(
         person.bearer().post(
             "/accounts/me/api-keys", json={"name": "k", "current_password": PASSWORD}
         ),
@@ -565,7 +565,7 @@ def test_iss_and_audience_are_unique_together(shop: Shop) -> None:
         "conflict",
         409,
     )
-    done(shop.admin.post("/issuers", json={**body, "audience": "another"}), 201)
+    ok(shop.admin.post("/issuers", json={**body, "audience": "another"}), 201)
     assert shop.present(shop.ci.token()).status_code == 200
     assert "No issuer" in shop.refusal(shop.ci.token(aud=[AUDIENCE, "another"]))
 
@@ -605,7 +605,7 @@ def test_a_token_can_be_tried_without_logging_in(shop: Shop) -> None:
     assert tags["misses"] == [
         {"claim": "ref", "wanted": ["refs/tags/*"], "found": "refs/heads/main"}
     ]
-    rule = done(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))
+    rule = ok(shop.admin.get(f"/issuers/{shop.issuer}/rules/main"))
     assert rule["last_used_at"] is None
     report = shop.report(shop.ci.token(ref="refs/heads/x"))
     assert (report["verified"], report["rule"]) == (True, None)
@@ -620,5 +620,5 @@ def test_a_token_can_be_tried_without_logging_in(shop: Shop) -> None:
 
 def test_keys_are_fetched_once(shop: Shop) -> None:
     for _ in range(5):
-        done(shop.present(shop.ci.token()))
+        ok(shop.present(shop.ci.token()))
     assert shop.ci.asked == [METADATA, KEYS]
