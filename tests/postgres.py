@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,13 +23,15 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
+from live import free_port
 from processes import execute
 
 # Keyosk's tests work as an ordinary role that owns its databases, as a careful operator's would.
 ROLE: Final = "keyosk"
 
-_STARTUP_SECONDS: Final = 30
-_SHUTDOWN_SECONDS: Final = 10
+# Generous, because the machine may be busy, and so may its disk.
+_STARTUP_SECONDS: Final = 60
+_SHUTDOWN_SECONDS: Final = 60
 # A socket's path is limited to 107 bytes, and PostgreSQL appends about 20.
 _LONGEST_FOLDER: Final = 80
 # Memory made a new database 15 times faster than a busy disk did. A server's files and its log
@@ -156,13 +157,18 @@ class PostgresServer:
 
     def freeze(self) -> None:
         """Stop all of its processes where they are: connections stay, and nothing is answered."""
-        for process in self._processes():
-            process.suspend()
+        postmaster = psutil.Process(self._server.pid)
+        postmaster.suspend()  # first, so that it starts no process that goes on
+        for process in postmaster.children():
+            with suppress(psutil.NoSuchProcess):  # a session that has just ended
+                process.suspend()
 
     def thaw(self) -> None:
         """Let them go on."""
-        for process in self._processes():
-            process.resume()
+        postmaster = psutil.Process(self._server.pid)
+        for process in (*postmaster.children(), postmaster):
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def halt(self) -> None:
         """End it at once, without a checkpoint (``immediate``), as a crash would."""
@@ -196,10 +202,6 @@ class PostgresServer:
         self._launch()
         self._prepare()
 
-    def _processes(self) -> list[psutil.Process]:
-        postmaster = psutil.Process(self._server.pid)
-        return [postmaster, *postmaster.children()]
-
     def _remove_folders(self) -> None:
         for folder in {self._folder, self._data}:
             shutil.rmtree(folder, ignore_errors=True)
@@ -224,7 +226,7 @@ class PostgresServer:
     def _start(self) -> None:
         # Between choosing a port and binding it, somebody else may take it.
         for attempt in range(5):
-            self._port = _free_port()
+            self._port = free_port()
             self._launch()
             try:
                 self._prepare()
@@ -397,13 +399,6 @@ def _runs(programs: Path, identity: Mapping[str, Any]) -> bool:
     except OSError:
         return False
     return result.returncode == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _name_in(url: str) -> str:
