@@ -4,12 +4,12 @@ Each node is a host of its own: a network namespace with an address, where this 
 else an address of loopback.
 """
 
+import csv
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import requests
 
 from live import LiveServer, free_port
+from waiting import until
 
 _SHIFTED: Final = """\
 import sys, datetime, time_machine
@@ -104,17 +105,21 @@ class Cluster:
     log: Path
     _known: dict[str, str] = field(default_factory=dict)
 
-    def wait_for(self, node: Node, state: str) -> None:
-        """Wait until HAProxy takes a node for ``UP`` or ``DOWN``."""
-        deadline = time.monotonic() + 40
+    def wait_for(self, node: Node, state: str) -> str:
+        """Wait until HAProxy takes a node for ``UP`` or ``DOWN``.
+
+        Returns the status of the node's last response to it, empty if there was none.
+        """
         name = f"node{self.nodes.index(node)}"
-        while True:
-            rows = requests.get(self.statistics, timeout=5).text.splitlines()
-            states = {row.split(",")[1]: row.split(",")[17] for row in rows if "," in row}
-            if states[name].startswith(state):
-                return
-            assert time.monotonic() < deadline, (states, self.log.read_text())
-            time.sleep(0.05)
+
+        def found() -> Mapping[str, str] | None:
+            rows = requests.get(self.statistics, timeout=60).text.splitlines()
+            states = {row["svname"]: row for row in csv.DictReader(rows)}
+            return states[name] if states[name]["status"].startswith(state) else None
+
+        node_row = until(found, log=self.log)
+        assert node_row is not None
+        return node_row["check_code"]
 
 
 @contextmanager
@@ -148,6 +153,7 @@ def cluster(
 defaults
   mode http
   timeout connect 2s
+  timeout check 20s
   timeout client 30s
   timeout server 30s
   retries 3
@@ -179,7 +185,7 @@ listen postgresql
             haproxy = subprocess.Popen(
                 [program, "-db", "-f", str(folder / "haproxy.cfg")], stdout=out, stderr=out
             )
-        stack.callback(haproxy.wait, 10)
+        stack.callback(haproxy.wait, 60)
         stack.callback(haproxy.terminate)
         started = Cluster(url, nodes, f"http://127.0.0.1:{statistics}/;csv;norefresh", log)
         for node in nodes:

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.slow
 
 PASSWORD = "a password on many nodes"
 CLOCKS = (0, 5, 3, 0)  # seconds; the last node joins later
-SETTLED = 10  # seconds, for clocks that differ and for what each node caches
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +38,12 @@ def nodes(
 def admin(nodes: Cluster) -> Client:
     """The first admin, through HAProxy."""
     login = Client(nodes.url, auth=("admin", ADMIN_PASSWORD))
-    deadline = time.monotonic() + SETTLED
-    while not (response := login.post("/auth/token", data={"audience": "keyosk"})).ok:
-        assert time.monotonic() < deadline, response.text
-        time.sleep(0.2)
-    return Client(nodes.url, token=response.json()["access_token"])
+
+    def token_of_admin() -> str | None:
+        response = login.post("/auth/token", data={"audience": "keyosk"})
+        return response.json()["access_token"] if response.ok else None
+
+    return Client(nodes.url, token=until(token_of_admin))
 
 
 def at(nodes: Cluster, username: str = "admin", secret: str = ADMIN_PASSWORD) -> list[Client]:
@@ -106,7 +106,7 @@ def test_what_is_revoked_on_one_node_is_revoked_on_all(nodes: Cluster, admin: Cl
                 for each, checking in product(responses, at(nodes))
             )
 
-        until(works_again, seconds=SETTLED)
+        until(works_again)  # once the clocks that are behind have reached the second of the others
 
 
 def test_a_request_sent_again_to_another_node_has_one_effect(nodes: Cluster, admin: Client) -> None:
@@ -152,7 +152,7 @@ def test_a_rotation_reaches_all_nodes_and_no_token_is_lost(nodes: Cluster, admin
     kid = rotated.json()["kid"]
     signers: set[str] = set()
     clients = at(nodes)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 60
     while signers != {kid}:
         signers = set()
         for issuing in clients:
@@ -212,8 +212,8 @@ def test_nodes_join_and_leave_under_load_unnoticed(nodes: Cluster, admin: Client
             nodes.wait_for(joining, "UP")
             assert leaving.process is not None
             leaving.process.terminate()
-            nodes.wait_for(leaving, "DOWN")
-            assert leaving.process.poll() is None  # it still answers what comes
+            # It said so itself, and still answers what comes.
+            assert nodes.wait_for(leaving, "DOWN") == "503"
             assert leaving.stop() == 0
             # And comes back, as after an upgrade.
             leaving.start()
