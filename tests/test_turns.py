@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import statistics
 import subprocess
 import sys
 import threading
@@ -74,15 +75,16 @@ def value_of(database: Database) -> int:
 
 @pytest.mark.slow
 def test_a_process_that_writes_on_and_on_lets_another_write(database: Database) -> None:
-    passed_over, writes, last = 0, 100, 0
+    passed_over, last = [], 0
     with another_process(database):
-        for _ in range(writes):
+        for _ in range(100):
             while (seen := value_of(database)) == last:
                 pass  # the other one is to be at it
             last = increased(database)
-            passed_over += last - seen - 1
-    # SQLite alone has one that sleeps passed over a thousand times, or refuses it at last.
-    assert passed_over < 100 * writes
+            passed_over.append(last - seen - 1)
+    # SQLite alone has one that sleeps passed over a thousand times, or refuses it at last. The
+    # median, as this process itself may sleep for a moment on a busy machine.
+    assert statistics.median(passed_over) < 100
 
 
 def test_a_write_waits_for_that_of_another_process(database: Database) -> None:
@@ -144,7 +146,7 @@ def test_whoever_waits_for_a_process_that_was_stopped_in_its_turn_gives_up(
     monkeypatch.setattr(turns, "LONGEST", 0.05)
     thread = threading.Thread(target=take, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     gave_up = not thread.is_alive()
     if gave_up:
         take()  # the main thread, as in a command
