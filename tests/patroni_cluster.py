@@ -63,7 +63,7 @@ class Member:
             os.kill(postmaster, signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @dataclass
@@ -139,7 +139,7 @@ def patroni() -> Iterator[PatroniCluster]:
             f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
             f"--initial-cluster=default=http://127.0.0.1:{peer}",
         )
-        stack.callback(etcd.wait, 10)
+        stack.callback(etcd.wait, 60)
         stack.callback(etcd.kill)
         started = PatroniCluster([])
         for number in range(3):

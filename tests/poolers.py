@@ -31,7 +31,7 @@ class Pooler:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, **self.identity)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 psycopg.connect(self.url).close()
@@ -46,7 +46,7 @@ class Pooler:
         """End it at once, and all its connections with it."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @contextmanager
@@ -75,5 +75,5 @@ def pgbouncer(url: str, mode: str, *, size: int = 40) -> Iterator[Pooler]:
     finally:
         if pooler.process is not None:
             pooler.process.terminate()
-            pooler.process.wait(10)
+            pooler.process.wait(60)
         shutil.rmtree(folder)

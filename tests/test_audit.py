@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 NEW_PASSWORD = "slowly orbit lamps violet"
 DAY = 86_400
-WAIT = 10  # seconds for what is written after a response
+WAIT = 60  # seconds for what is written after a response
 
 
 def trail(client: Client, **filters: Any) -> list[Any]:

@@ -216,7 +216,7 @@ def test_requests_logs_in_with_text_and_with_bytes(server: LiveServer, alice: Ac
         with session:
             # types-requests does not know that bytes are taken as they are.
             given: Any = auth
-            response = session.post(f"{server.url}/auth/token", auth=given, timeout=10)
+            response = session.post(f"{server.url}/auth/token", auth=given, timeout=60)
         assert response.status_code == 200
         assert response.json()["token_type"] == "Bearer"
 

@@ -1158,7 +1158,7 @@ def test_the_command_shows_its_progress_on_a_terminal(
             out, _ = process.communicate(timeout=60)
             if reader.stdout is not None:
                 reader.stdout.close()
-            reader.wait(timeout=10)
+            reader.wait(timeout=60)
         assert (process.returncode, out) == (0, b"3000 lines: 3000 created\n")
         shown = os.read(ours, 65536).decode()
     finally:

@@ -1,7 +1,6 @@
 """The ways in which a client logs in besides a Basic pair: in a form body, and by a key alone."""
 
 import base64
-import time
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,6 +10,7 @@ import live
 from live import Client, LiveServer
 from people import PASSWORD, Person, make_key, make_person, make_service, ok
 from tables import table
+from waiting import until
 
 CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
 OAUTH = ("/auth/token", "/auth/introspect", "/auth/revoke")
@@ -337,10 +337,7 @@ def test_a_key_that_was_used_only_here_never_counted_as_used(admin: Client, path
     else:
         person.login(secret).post(path, data={"token": "x"})
     address = f"{person.path}/api-keys/{key_id}"
-    latest = time.monotonic() + 10
-    while ok(admin.get(address))["last_used_at"] is None and time.monotonic() < latest:
-        time.sleep(0.02)
-    assert ok(admin.get(address))["last_used_at"] is not None
+    until(lambda: ok(admin.get(address))["last_used_at"] is not None)
 
 
 # --- Guesses --------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def call(machine: Machine, path: str, *options: str) -> tuple[str, Any]:
 def targets() -> set[str]:
     """What Prometheus reads."""
     address = f"http://{ADDRESSES['prometheus']}:9090/api/v1/targets"
-    active_targets = requests.get(address, timeout=10).json()["data"]["activeTargets"]
+    active_targets = requests.get(address, timeout=60).json()["data"]["activeTargets"]
     return {each["labels"]["instance"] for each in active_targets if each["health"] == "up"}
 
 

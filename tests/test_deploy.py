@@ -287,7 +287,7 @@ def await_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     for _ in range(300):
         assert process.poll() is None, log.read_text()
         with suppress(requests.ConnectionError):
-            if requests.get(url, timeout=10).status_code == 200:
+            if requests.get(url, timeout=60).status_code == 200:
                 return
         time.sleep(0.2)
     raise AssertionError(log.read_text())

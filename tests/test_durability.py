@@ -145,19 +145,19 @@ def test_a_stop_finishes_its_work_and_the_next_start_has_its_key(own_server: Liv
         client = server.client("admin", ADMIN_PASSWORD)
         with client.session:
             client.get("/health/live")  # the connection is there before the login begins
-            connected.wait(20)
+            connected.wait(60)
             response = client.post("/auth/token")
         first.set()
         return response.status_code
 
     with ThreadPoolExecutor(logins) as pool:
         waiting = [pool.submit(login, number) for number in range(logins)]
-        connected.wait(20)
-        assert first.wait(30)  # one is answered, so the others are read and being hashed
+        connected.wait(60)
+        assert first.wait(60)  # one is answered, so the others are read and being hashed
         assert server.process is not None
         server.process.terminate()
         under_way = sum(not each.done() for each in waiting)
-        statuses = [each.result(timeout=40) for each in waiting]
+        statuses = [each.result(timeout=60) for each in waiting]
     assert under_way > 0
     assert statuses == [200] * logins
     assert server.stop() == 0

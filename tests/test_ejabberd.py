@@ -103,7 +103,7 @@ def ejabberd(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> It
     running = Ejabberd(server, tmp_path_factory.mktemp("ejabberd"))
     yield running
     running.process.terminate()
-    running.process.wait(timeout=20)
+    running.process.wait(timeout=60)
 
 
 @pytest.mark.attack
@@ -176,4 +176,4 @@ def test_a_claim_of_the_account_names_the_address_where_usernames_are_shorter(
         assert not running.lets_in(user, token(other))  # it has no such claim
     finally:
         running.process.terminate()
-        running.process.wait(timeout=20)
+        running.process.wait(timeout=60)

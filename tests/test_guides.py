@@ -75,7 +75,7 @@ def started(page: str, command: str, folder: Path, issuer: str) -> Iterator[str]
     finally:
         process.terminate()
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -91,7 +91,7 @@ def _await(process: subprocess.Popen[Any], url: str, log: Path) -> None:
     deadline = time.monotonic() + _START
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            assert requests.get(url, timeout=10).status_code == 401  # nobody needs Keyosk for that
+            assert requests.get(url, timeout=60).status_code == 401  # nobody needs Keyosk for that
             return
         except requests.ConnectionError:
             time.sleep(0.05)

@@ -43,14 +43,14 @@ def holder(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
         yield process
     finally:
         process.stdin.close()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         process.stdout.close()
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_no_more_than_the_number_are_held_at_once(tmp_path: Path, shared: bool) -> None:
     held, most, lock = 0, 0, threading.Lock()
-    bound = HashingLimit(2, folder=tmp_path if shared else None, timeout=20)
+    bound = HashingLimit(2, folder=tmp_path if shared else None, timeout=60)
     both = threading.Barrier(2)
 
     def work(number: int) -> None:
@@ -60,7 +60,7 @@ def test_no_more_than_the_number_are_held_at_once(tmp_path: Path, shared: bool) 
                 held += 1
                 most = max(most, held)
             if number < 2:
-                both.wait(timeout=10)  # so that two are held at once for sure
+                both.wait(timeout=60)  # so that two are held at once for sure
             with lock:
                 held -= 1
 
@@ -87,7 +87,7 @@ def test_another_process_holds_a_slot_too(tmp_path: Path) -> None:
 
 
 def test_a_process_that_holds_a_slot_leaves_the_next_one_to_others(tmp_path: Path) -> None:
-    first, other = (HashingLimit(2, folder=tmp_path, timeout=20, patience=20) for _ in range(2))
+    first, other = (HashingLimit(2, folder=tmp_path, timeout=60, patience=60) for _ in range(2))
     entered = threading.Event()
 
     def wait() -> None:
@@ -101,25 +101,25 @@ def test_a_process_that_holds_a_slot_leaves_the_next_one_to_others(tmp_path: Pat
             with other.hold():
                 assert not entered.is_set()
     # Its own it passes on at once.
-    assert entered.wait(timeout=10)
+    assert entered.wait(timeout=60)
     waiting.join()
 
 
 def test_a_process_takes_a_further_slot_that_nobody_wants(tmp_path: Path) -> None:
-    limit = HashingLimit(2, folder=tmp_path, timeout=20, patience=0.001)
+    limit = HashingLimit(2, folder=tmp_path, timeout=60, patience=0.001)
     with limit.hold(), ThreadPoolExecutor(1) as other:
 
         def hold() -> bool:
             with limit.hold():
                 return True
 
-        assert other.submit(hold).result(timeout=10)
+        assert other.submit(hold).result(timeout=60)
 
 
 def test_a_slot_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         with HashingLimit(1, folder=tmp_path, timeout=0).hold():
             pass
 

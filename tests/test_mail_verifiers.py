@@ -21,7 +21,7 @@ from test_proxies import program
 from waiting import until_it_listens
 
 HOW_TO = Path(__file__).parent.parent / "docs/how-to"
-_START = 20  # seconds
+_START = 60  # seconds
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +116,7 @@ def started(lines: str, folder: Path) -> Iterator[Dovecot]:
     running = Dovecot(lines, folder)
     yield running
     running.process.terminate()
-    running.process.wait(timeout=20)
+    running.process.wait(timeout=60)
 
 
 @pytest.fixture

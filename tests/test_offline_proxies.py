@@ -174,7 +174,7 @@ def running(scene: Scene, process: "subprocess.Popen[bytes]") -> Iterator[Scene]
         yield scene
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         scene.echo.server.shutdown()
         scene.echo.server.server_close()
 

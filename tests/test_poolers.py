@@ -163,7 +163,7 @@ def test_one_at_a_time_sets_a_database_up_behind_a_pooler(postgresql_url: str) -
                     waiting.result(timeout=0.5)
                 assert schema.upgrade(first)
                 order.append("first")
-            waiting.result(timeout=10)
+            waiting.result(timeout=60)
         first.close()
         assert order == ["first", "second"]
 
@@ -230,7 +230,7 @@ def test_a_failing_connection_costs_at_most_one_answer(
 
 def assert_back(server: LiveServer, admin: Any) -> None:
     """All is answered again soon, and whatever was not has said that it may be tried again."""
-    deadline, good = time.monotonic() + 20, 0
+    deadline, good = time.monotonic() + 60, 0
     while good < 20:
         response = admin.post("/roles", json={"name": unique("back")})
         assert response.status_code in (201, 503), response.text

@@ -34,7 +34,7 @@ FORGED = {
     "X-Keyosk-Require-Scope": "nothing",
 }
 _ENVOY = "type.googleapis.com/envoy.extensions"
-_START = 20  # seconds
+_START = 60  # seconds
 
 
 class _Quiet(WSGIRequestHandler):
@@ -106,11 +106,11 @@ class Scene:
         return lines
 
     def get(self, method: str = "GET", **options: Any) -> requests.Response:
-        return requests.request(method, f"{self.url}/things/1?x=y", timeout=20, **options)
+        return requests.request(method, f"{self.url}/things/1?x=y", timeout=60, **options)
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=60)
         self.echo.server.shutdown()
         self.echo.server.server_close()
 
@@ -122,7 +122,7 @@ class Scene:
 def until_it_has_a_route(url: str, *statuses: int) -> None:
     """Traefik listens before it has a route (404), Envoy before it found Keyosk well (503)."""
     deadline = time.monotonic() + _START
-    while requests.get(url, timeout=5).status_code in statuses:
+    while requests.get(url, timeout=60).status_code in statuses:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -430,7 +430,7 @@ def from_address(scene: Scene, address: str, secret: str, **headers: str) -> int
     with requests.Session() as session:
         session.mount("http://", From(address))
         session.auth = (scene.alice.username, secret)
-        return session.get(scene.url, headers=headers, timeout=20).status_code
+        return session.get(scene.url, headers=headers, timeout=60).status_code
 
 
 @pytest.mark.attack
@@ -656,7 +656,7 @@ def test_no_client_makes_up_its_address_before_keyosk(
                     session.mount("http://", From(address))
                     session.auth = (alice.username, key)
                     url = f"http://127.0.0.1:{port}/auth/token"
-                    return session.post(url, headers=headers, timeout=20).status_code
+                    return session.post(url, headers=headers, timeout=60).status_code
 
             names = ("X-Forwarded-For", "X_Forwarded_For")
             made_up = [{name: "127.0.0.9"} for name in names]
@@ -666,4 +666,4 @@ def test_no_client_makes_up_its_address_before_keyosk(
                 assert status("127.0.0.2", headers) == 401, headers
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=60)

@@ -151,7 +151,7 @@ def test_twenty_at_once_get_one_successor(server: LiveServer, alice: Person) -> 
     start = threading.Barrier(20)
 
     def use(client: Client) -> requests.Response:
-        start.wait(timeout=20)
+        start.wait(timeout=60)
         return refresh(client, first)
 
     with ThreadPoolExecutor(20) as threads:

@@ -27,7 +27,7 @@ from test_proxies import program
 from waiting import until_it_listens
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/registries.md"
-_START = 20  # seconds
+_START = 60  # seconds
 
 pytestmark = pytest.mark.slow
 
@@ -289,7 +289,7 @@ def registry(
     found = Registry(server, tmp_path_factory.mktemp("registry"), name)
     yield found
     found.process.terminate()
-    found.process.wait(timeout=20)
+    found.process.wait(timeout=60)
 
 
 def image(folder: Path) -> str:
@@ -358,13 +358,13 @@ def test_a_registry_refuses_ordinary_and_foreign_tokens(
     pull = f"repository:{team}/app:pull"
     alice = make_person(admin, pull)
     url = f"http://127.0.0.1:{registry.port}/v2/"
-    challenge = requests.get(url, timeout=20).headers["WWW-Authenticate"]
+    challenge = requests.get(url, timeout=60).headers["WWW-Authenticate"]
     assert f'realm="{server.url}/auth/token"' in challenge
     (name,) = re.findall('service="([^"]+)"', challenge)
 
     def status(token: str) -> int:
         headers = {"Authorization": f"Bearer {token}"}
-        return requests.get(url, headers=headers, timeout=20).status_code
+        return requests.get(url, headers=headers, timeout=60).status_code
 
     assert status(ok(ask(alice.login(), name, pull))["token"]) == 200
     ordinary = ok(alice.login().post("/auth/token", data={"audience": name}))["access_token"]

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 #: In a table of cases: a grant that expires a moment after it was made.
 SOON = "soon"
 LATER = "2099-01-01T00:00:00Z"
-WAIT = 10  # seconds until every process of a server knows a new signing key
+WAIT = 60  # seconds until every process of a server knows a new signing key
 
 
 @pytest.fixture(scope="module")

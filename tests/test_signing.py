@@ -141,7 +141,7 @@ def test_processes_that_find_no_key_leave_exactly_one(open_keys: Open, migrated_
         )
         with pytest.raises(Unavailable):
             keys.current.document  # noqa: B018  # connected, and no key is there
-        together.wait(10)
+        together.wait(60)
         try:
             keys.ensure()
             return keys.signer(None).kid

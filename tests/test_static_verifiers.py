@@ -81,7 +81,7 @@ def haproxy(
     running = HaProxy(server, todo, tmp_path_factory.mktemp("haproxy"))
     yield running
     running.process.terminate()
-    running.process.wait(timeout=20)
+    running.process.wait(timeout=60)
 
 
 def test_haproxy_lets_a_good_token_in(haproxy: HaProxy, alice: Person, todo: str) -> None:

@@ -342,7 +342,7 @@ def test_four_processes_that_start_at_once_apply_each_migration_once(database_ur
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = [process.communicate(timeout=30) for process in processes]
+    said = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, said
     applied = [name for out, _ in said for name in out.split()]
     assert applied == sorted(path.stem for path in schema.MIGRATIONS.glob("[0-9]*.py"))
@@ -387,7 +387,7 @@ def test_the_right_to_set_up_is_held_by_one_at_a_time(database_url: str) -> None
 
     def second() -> None:
         with opened(database_url) as other:
-            inside.wait(10)
+            inside.wait(60)
             with schema.exclusive(other):
                 order.append("second")
 
@@ -398,7 +398,7 @@ def test_the_right_to_set_up_is_held_by_one_at_a_time(database_url: str) -> None
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.3)
             order.append("first")
-        waiting.result(timeout=10)
+        waiting.result(timeout=60)
     assert order == ["first", "second"]
 
 

@@ -3,7 +3,6 @@
 import base64
 import re
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import live
 from live import Client, LiveServer, soon, wait_for
 from people import claims_of
 from tables import table
+from waiting import until
 
 PASSWORD = "a password of some length"
 CHALLENGE = 'Basic realm="keyosk", charset="UTF-8"'
@@ -853,29 +853,22 @@ def test_the_use_of_a_key_and_a_password_is_noted_soon(server: LiveServer, admin
     account = Account(server, admin, password=PASSWORD)
     key_path = f"{account.path}/api-keys/{account.key['id']}"
 
-    def noted() -> Iterator[str | None]:
-        yield admin.get(key_path).json()["last_used_at"]
-        yield admin.get(account.path).json()["last_login_at"]
+    def last_used() -> Any:
+        return admin.get(key_path).json()["last_used_at"]
 
-    def wait_for(expected: list[bool]) -> list[str | None]:
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            times = list(noted())
-            if [moment is not None for moment in times] == expected:
-                return times
-            time.sleep(0.02)
-        raise AssertionError(f"not noted: {list(noted())}")
+    def last_login() -> Any:
+        return admin.get(account.path).json()["last_login_at"]
 
-    assert list(noted()) == [None, None]
+    assert (last_used(), last_login()) == (None, None)
     before = admin.get(account.path).headers["ETag"], admin.get(key_path).headers["ETag"]
     start = int(time.time())
     token(account.by_key)
-    used = wait_for([True, False])[0]
+    used = until(last_used)
+    assert last_login() is None
     token(account.by_password)
-    logged_in = wait_for([True, True])[1]
+    logged_in = until(last_login)
 
     for moment in (used, logged_in):
-        assert moment is not None
         assert start <= datetime.fromisoformat(moment).timestamp() <= time.time()
     # To be seen is no change of the object.
     assert (admin.get(account.path).headers["ETag"], admin.get(key_path).headers["ETag"]) == before
