@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -358,6 +359,25 @@ def test_the_commands_make_look_into_and_explain_tokens(
     assert f"add --api-key ID; the ids: keyosk api-key list {alice.username}" in told.stderr
     ok(admin.patch(alice.path, json={"enabled": False}))
     assert server.run("token", "issue", alice.username).returncode == 1
+
+
+def test_a_token_that_is_refused_is_told_why(server: LiveServer, admin: Client) -> None:
+    kid = admin.get("/auth/jwks").json()["keys"][0]["kid"]
+    now = int(time.time())
+
+    def told(**changed: Any) -> str:
+        claims = {"iss": server.url, "iat": now, "exp": now + 60, **changed}
+        headers = {"kid": changed.get("kid", kid)}
+        text = jwt.encode(claims, "k" * 32, algorithm="HS256", headers=headers)
+        seen = server.run("token", "inspect", text=text)
+        assert (seen.returncode, json.loads(seen.stdout)["claims"]["iat"]) == (1, claims["iat"])
+        return seen.stderr
+
+    assert f"its issuer is not {server.url}." in told(iss=f"{server.url}/")
+    assert "its signing key is not in the key set" in told(kid="x")
+    assert re.search(r"it expired \d+ seconds ago", told(exp=now - 10))
+    assert "a clock is wrong" in told(iat=now + 3_600, exp=now + 7_200)
+    assert "it was changed, or forged" in told()
 
 
 def test_a_token_that_anybody_wrote_cannot_write_to_the_terminal(server: LiveServer) -> None:

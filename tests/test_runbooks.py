@@ -172,6 +172,21 @@ def test_a_wrong_clock_is_found(machine: Machine) -> None:
     assert "active" in keys
 
 
+def test_a_token_that_is_refused_is_looked_into(machine: Machine) -> None:
+    inspected, _, explained = machine.play("tokens-refused")
+    assert json.loads(inspected)["claims"]["aud"] == "todo"
+    assert "todo:write" in explained
+
+
+def test_a_disk_that_is_full_is_looked_through(machine: Machine) -> None:
+    (machine.folder / "backups").mkdir()
+    room, checked, grown, _ = machine.play("disk-full")
+    assert "%" in room
+    assert "audit log" in checked
+    assert "keyosk.db" in grown
+    assert '"action":"account.create"' in (machine.folder / "audit.jsonl").read_text()
+
+
 def test_an_attack_is_seen_and_a_guessed_account_gets_a_new_password(machine: Machine) -> None:
     for wrong in range(3):
         machine.server.client("alice", f"wrong {wrong}").post("/auth/token")

@@ -315,6 +315,33 @@ class Tokens:
             raise BadToken("The token is not valid.") from None
         return whole["header"], whole["payload"]
 
+    def refusal(self, text: str) -> str:
+        """Return why ``verify`` refuses a token. Raises ``BadToken`` as ``unverified`` does.
+
+        SECURITY: for the operator only. It goes by claims that anybody may have written, and tells
+        which check a forged token fails.
+        """
+        header, claims = self.unverified(text)
+        if claims.get("iss") != self._issuer:
+            return (
+                f"its issuer is not {self._issuer}. Another installation issued it, or "
+                "KEYOSK_ISSUER was changed."
+            )
+        if self._keys.verifier(str(header.get("kid")), published=True) is None:
+            return (
+                "its signing key is not in the key set: the key was retired long ago or compromised"
+                ", or belongs to another installation."
+            )
+        expires_at, issued_at = claims.get("exp"), claims.get("iat")
+        if isinstance(expires_at, int) and expires_at <= self._clock():
+            return f"it expired {int(self._clock()) - expires_at} seconds ago."
+        if isinstance(issued_at, int) and clocks.is_ahead(issued_at, self._clock()):
+            return (
+                f"it was issued {issued_at - int(self._clock())} seconds in the future: a clock is "
+                "wrong."
+            )
+        return "its signature or a claim is not as Keyosk writes it: it was changed, or forged."
+
 
 def _too_long(length: int, scopes: Sequence[str]) -> InvalidScope:
     weights: dict[str, int] = {}

@@ -72,11 +72,14 @@ class Inspection:
         return response
 
     def fault(self, text: str) -> str | None:
-        """Return why a token is not accepted, or ``None`` if it is."""
+        """Return why a token is not accepted, for the operator, or ``None`` if it is.
+
+        Raises ``BadToken`` if the text does not look like a token.
+        """
         try:
             claims = self._tokens.verify(text, audience=None)
         except BadToken:
-            return "it is expired, forged, or from another installation."
+            return self._tokens.refusal(text)
         return None if self._is_active(claims) else "it was revoked, or its login or service ended."
 
     def revoke(self, caller: Caller, text: str) -> int | None:
