@@ -711,6 +711,8 @@ def test_quotes_that_docker_keeps_are_told_of_without_the_value(mark: str) -> No
 def test_a_file_that_cannot_be_read_is_refused_even_if_nobody_named_it(folder: Path) -> None:
     (folder / "keyosk.toml").mkdir()
     assert faults({}) == {"KEYOSK_CONFIG": "cannot read keyosk.toml: Is a directory"}
+    said = "cannot read /dev/zero: it has more than 1 MiB"
+    assert faults({"KEYOSK_CONFIG": "/dev/zero"}) == {"KEYOSK_CONFIG": said}
 
 
 @pytest.mark.parametrize(
@@ -772,6 +774,7 @@ def test_a_secret_in_the_environment_wins_over_a_secret_file_of_the_toml_file(fo
     [
         ("gone", "cannot read the file: No such file or directory"),
         (".", "cannot read the file: Is a directory"),
+        ("/dev/zero", "cannot read the file: it has more than 1 MiB"),
         ("empty", "the file is empty"),
         ("newline", "the file is empty"),
         ("bytes", "the file must be UTF-8 text"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import selectors
 import shutil
@@ -210,7 +211,9 @@ def test_a_worker_that_begins_anew_shows_no_certificate_from_the_start(tmp_path:
     [
         ("missing certificate", "CERTIFICATE", "cannot be read: No such file or directory"),
         ("missing key", "KEY", "cannot be read: No such file or directory"),
-        ("a folder", "KEY", "cannot be read: Is a directory"),
+        ("a folder", "KEY", "is not a regular file"),
+        ("a pipe", "KEY", "is not a regular file"),
+        ("a large file", "CERTIFICATE", "has more than 1 MiB"),
         ("other key", "KEY", "is not the key of the certificate"),
         ("encrypted key", "KEY", "is encrypted"),
         ("text as certificate", "CERTIFICATE", "is not a certificate in PEM"),
@@ -224,10 +227,15 @@ def test_a_pair_that_cannot_be_used_is_refused_before_anything_is_made(
     chain, key = certificates.write(folder, "good")
     text = folder / "text"
     text.write_text("hidden-word\n")
+    os.mkfifo(folder / "pipe")
+    (folder / "large").touch()
+    os.truncate(folder / "large", 2**30)
     pair = {
         "missing certificate": (folder / "none", key),
         "missing key": (chain, folder / "none"),
         "a folder": (chain, folder),
+        "a pipe": (chain, folder / "pipe"),
+        "a large file": (folder / "large", key),
         "other key": (chain, certificates.write(folder, "other")[1]),
         "encrypted key": certificates.write(folder, "locked", passphrase=b"hidden-word"),
         "text as certificate": (text, key),

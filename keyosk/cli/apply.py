@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 #: The exit code of ``--plan`` if there are changes.
 _DIFFERENCE: Final = 3
+_MIB: Final = 1024 * 1024
+#: Bytes of a file. The API takes fewer, but comments and white space are not sent.
+_LARGEST: Final = 16 * _MIB
 _SIGNS: Final[Mapping[str, str]] = {"create": "+", "change": "~", "delete": "-"}
 _DONE: Final[Mapping[str, str]] = {
     "create": "created",
@@ -39,7 +42,10 @@ def apply(file: BinaryIO, *, plan: bool, force: bool, take_over: bool, as_json: 
     from keyosk.cli import documents  # noqa: PLC0415 - PyYAML
 
     name = "standard input" if file.name in ("-", "<stdin>") else file.name
-    document = documents.parse(file.read(), name=name)
+    content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise Invalid.field(name, f"has more than {_LARGEST // _MIB} MiB")
+    document = documents.parse(content, name=name)
     if not isinstance(document.value, dict):
         raise Invalid.field(
             name, "must have members: services, roles, accounts, grants, issuers or rules"

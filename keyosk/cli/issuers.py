@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyosk import strict_json
+from keyosk import small_files, strict_json
 from keyosk.cli import shared
 from keyosk.cli.groups import Group
 from keyosk.cli.refusals import Refused
@@ -324,7 +324,7 @@ def _read_keys(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        return strict_json.parse(path.read_text("utf-8-sig"))
+        return strict_json.parse(small_files.read(path).decode("utf-8-sig"))
     except ValueError:
         raise Refused(f"{path} is not a JWK set (JSON).") from None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from keyosk import whitespace
+from keyosk import small_files, whitespace
 from keyosk.cli import global_options, shared
 from keyosk.cli.refusals import Refused
 
@@ -72,5 +72,5 @@ def _read(file: Path) -> str:
     """Return the first line of a file. Raises ``OSError``, ``UnicodeError``."""
     if str(file) == "-":
         return shared.read_line()
-    with file.open(encoding="utf-8-sig") as opened:
-        return opened.readline().rstrip("\r\n")
+    text = small_files.read(file).decode("utf-8-sig")
+    return text.partition("\n")[0].rstrip("\r")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from keyosk import strict_json
+from keyosk import small_files, strict_json
 from keyosk.cli import global_options
 from keyosk.cli.refusals import Refused
 from keyosk.errors import Invalid
@@ -133,7 +133,8 @@ def read_line() -> str:
     """Read a secret from the next line of standard input. Raises ``Invalid``."""
     try:
         # Windows tools add a byte order mark; white space may be part of a password.
-        return sys.stdin.readline().rstrip("\r\n").removeprefix(BYTE_ORDER_MARK)
+        line = sys.stdin.readline(small_files.MOST)
+        return line.rstrip("\r\n").removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError:
         raise Invalid.field("password", "must be UTF-8") from None
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from keyosk import small_files
 from keyosk.cli import global_options, names, shared
 from keyosk.cli.groups import Group
 from keyosk.cli.refusals import Refused
@@ -118,7 +119,7 @@ def compromise(kid: str, *, yes: bool, as_json: bool) -> None:
 @shared.as_json
 def import_key(algorithm: str | None, *, as_json: bool) -> None:
     """Import a private key, PEM or JWK, from standard input; it signs next."""
-    body = {"private_key": sys.stdin.read(), **shared.given(algorithm=algorithm)}
+    body = {"private_key": sys.stdin.read(small_files.MOST), **shared.given(algorithm=algorithm)}
     with shared.client() as client:
         shape = client.post("signing-keys/import", body=body).body
     shared.show_object(shape, as_json=as_json)

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from keyosk import whitespace
+from keyosk import small_files, whitespace
 from keyosk.cli import global_options, names, shared
 from keyosk.cli.groups import Group
 from keyosk.cli.verify_service import bad_token_kit
@@ -58,7 +58,7 @@ def issue_token(
 def inspect_token() -> None:
     """Print the claims of a token from standard input, and whether it is valid now."""
     global_options.require_machine()
-    text = whitespace.trim(sys.stdin.readline())
+    text = whitespace.trim(sys.stdin.readline(small_files.MOST))
     # As a header, too: format=header gives tokens so.
     text = text.removeprefix("Authorization: ").removeprefix("Bearer ")
     from keyosk.cli import machine  # noqa: PLC0415 - it is all of Keyosk

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from keyosk import whitespace
+from keyosk import small_files, whitespace
 from keyosk.config import rules
 from keyosk.config.rules import BadValue
 from keyosk.errors import ConfigurationError, Fault
@@ -26,7 +26,7 @@ def is_environment_file(path: Path) -> bool:
 def settings_not_read(path: Path, known: Iterable[str]) -> list[str]:
     """Return the settings in an environment file that is not read, without ``known``."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = small_files.read(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
     names = [match[1] for line in lines if (match := _LINE.fullmatch(line.strip()))]
@@ -39,7 +39,7 @@ def read(path: Path, *, named_by: str) -> Mapping[str, object] | None:
     ``named_by``: what to call the place that names the file. Raises ``ConfigurationError``.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = small_files.read(path).decode("utf-8-sig")
         return dict(_pairs(text)) if is_environment_file(path) else tomllib.loads(text)
     except FileNotFoundError:
         return None
@@ -100,7 +100,8 @@ def read_secret(path: object, *, keep_byte_order_mark: bool = False) -> str:
     Its permissions do not matter, because containers mount secrets readable by all (0444).
     """
     try:
-        secret = Path(rules.text_of(path)).read_bytes().decode().strip()
+        content = small_files.read(Path(rules.text_of(path)))
+        secret = content.decode().strip()
     except OSError as error:
         raise BadValue(f"cannot read the file: {error.strerror}") from None
     except ValueError:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from keyosk import small_files
 from keyosk.errors import ConfigurationError, Fault
 from keyosk.keys import material
 
@@ -58,7 +59,7 @@ def read(configured: tuple[str, ...], sqlite: Path | None) -> tuple[str, ...]:
         raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", "is required with PostgreSQL")])
     path = _key_file(sqlite)
     try:
-        secret = path.read_text(encoding="ascii").strip()
+        secret = small_files.read(path).decode("ascii").strip()
     except FileNotFoundError:
         raise ConfigurationError([Fault("KEYOSK_SECRET_KEY", _lost(sqlite))]) from None
     except (OSError, UnicodeError) as error:

@@ -6,6 +6,7 @@ on, ends a handshake by a deadline of its own, and cannot close one direction al
 
 import asyncio
 import ssl
+import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Final, NoReturn, Protocol
 from keyosk.server import problems
 from keyosk.server.problems import Problem
 
+#: Bytes of a certificate with its chain, or of a key.
+_LARGEST: Final = 1024 * 1024
 _CHECK: Final = 1.0  # seconds between two looks at the files
 #: No honest handshake without a client's certificate sends as much.
 _HANDSHAKE_BYTES: Final = 32 * 1024
@@ -93,6 +96,12 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
     """Return what makes servers of TLS connections. Raises ``BadPair``."""
     for path, is_key in ((certificate, False), (key, True)):
         try:
+            status = path.stat()
+            # OpenSSL would wait for a pipe, and read a large file to its end.
+            if not stat.S_ISREG(status.st_mode):
+                raise BadPair("is not a regular file", is_key=is_key)
+            if status.st_size > _LARGEST:
+                raise BadPair("has more than 1 MiB", is_key=is_key)
             with path.open("rb") as file:
                 file.read(1)
         except OSError as error:
