@@ -588,6 +588,13 @@ def test_a_file_called_env_is_an_environment_file(folder: Path) -> None:
     assert load({"KEYOSK_CONFIG": ".env"}).threads == 7
 
 
+def test_a_name_of_another_case_in_an_environment_file_is_refused(folder: Path) -> None:
+    (folder / "keyosk.env").write_text("keyosk_threads=7\nKEYOSK_BIND=\npath=/bin\n")
+    assert faults({"KEYOSK_CONFIG": "keyosk.env"}) == {
+        "keyosk.env: keyosk_threads": "is unknown; did you mean KEYOSK_THREADS?"
+    }
+
+
 def test_a_file_called_env_that_nobody_named_is_not_read_and_that_is_told(folder: Path) -> None:
     (folder / ".env").write_text("OTHER=1\nexport KEYOSK_THREADS=7\n")
     config = load({})

@@ -392,10 +392,14 @@ def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Ra
         further = {name: str(value) for name, value in pairs.items() if name == _CONFIG and value}
         if further and not files.is_environment_file(Path(further[_CONFIG])):
             further_values = _from_file(further, faults)
-        pairs, known = (
-            _keyosk_variables({name: str(value) for name, value in pairs.items()}),
-            _VARIABLES,
-        )
+        texts = {name: str(value) for name, value in pairs.items()}
+        # Names that are right but for their case would be ignored without a word.
+        other_case = {
+            name: text
+            for name, text in texts.items()
+            if name not in _VARIABLES and name.upper() in _VARIABLES
+        }
+        pairs, known = _keyosk_variables(texts) | other_case, _VARIABLES
     return further_values | _by_setting(
         pairs, known, faults, source=f"file {path}", where=f"{path}: "
     )

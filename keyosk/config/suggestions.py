@@ -29,7 +29,7 @@ def hint(name: str, known: Collection[str]) -> str:
             f"{message}. To choose the port, set KEYOSK_BIND" if name == "KEYOSK_PORT" else message
         )
     by_short_name = {setting.removeprefix(_PREFIX).lower(): setting for setting in known}
-    meant = name.removeprefix(_PREFIX).lower()
+    meant = name.upper().removeprefix(_PREFIX).lower()
     meant = _SYNONYMS.get(meant, meant)
     near = difflib.get_close_matches(meant, by_short_name, n=1)
     return f"; did you mean {by_short_name[near[0]]}?" if near else ""

@@ -7,7 +7,7 @@ from marshmallow import validate
 
 from keyosk.accounts.accounts import LOOKED_AT
 from keyosk.errors import Conflict, InsufficientScope
-from keyosk.model import MATCH, Account, AccountChanges, Grant, ListQuery, matching_name
+from keyosk.model import MATCH, Account, AccountChanges, Grant, Kind, ListQuery, matching_name
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import Text, described
@@ -50,7 +50,7 @@ LISTS = paging.ListOptions(
     ("created_at", "updated_at", "username"),
     {
         "enabled": paging.flag("Only enabled accounts, or only disabled ones."),
-        "kind": paging.text("`person` or `machine`.", "person"),
+        "kind": paging.word("`person` or `machine`.", Kind.MACHINE.value, Kind.PERSON.value),
         "role": paging.text("Only accounts with this role.", "editor"),
         "scope": paging.text("Only accounts with this scope, directly or by a role.", "todo:read"),
         "created_after": paging.moment("Only accounts created after this time.", PAST),

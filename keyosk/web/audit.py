@@ -1,17 +1,19 @@
 """The audit log."""
 
+import difflib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from flask import Response, request
+from marshmallow import ValidationError
 
 from keyosk.errors import Invalid, NotFound
 from keyosk.ids import is_id
 from keyosk.installation import Installation
-from keyosk.model import AuditRow, ListQuery
+from keyosk.model import AuditAction, AuditRow, ListQuery
 from keyosk.web import lines, paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.fields import Text, Time, Whole, described, rfc3339
@@ -27,11 +29,27 @@ from keyosk.web.schemas import (
     example_of,
 )
 
+_ACTIONS: Final = get_args(AuditAction)
+#: The most characters of an unknown action that are compared with those that exist.
+_LONGEST_NAME: Final = 40
+
+
+def _check_action(name: str) -> None:
+    # An empty list would say that nothing was done.
+    if name not in _ACTIONS:
+        near = difflib.get_close_matches(name[:_LONGEST_NAME], _ACTIONS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValidationError(f"Must be an action of the audit log{hint}")
+
+
 LISTS = paging.ListOptions(
     ("sequence", "time"),
     {
         "actor": paging.text("The id of the account that did it.", ACCOUNT_ID),
-        "action": paging.text("What was done, as in `action` of a row.", "account.create"),
+        "action": Text(
+            validate=_check_action,
+            metadata=described("What was done, as in `action` of a row.", "account.create"),
+        ),
         "credential": paging.text(
             "`password`, or the id of the API key that was used.", "password"
         ),
@@ -39,7 +57,7 @@ LISTS = paging.ListOptions(
             "What it was done to; of an account also `account/` and its username.",
             f"account/{ACCOUNT_ID}",
         ),
-        "outcome": paging.text("`done` or `refused`.", "done"),
+        "outcome": paging.word("`done` or `refused`.", "refused", "done"),
         "since": paging.moment("Only rows of this time and later.", PAST),
         "until": paging.moment("Only rows before this time.", FUTURE),
     },

@@ -283,7 +283,7 @@ def _lifetime(text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) > 0):
-        raise InvalidRequest("The lifetime must be a whole number of seconds above 0.")
+        raise InvalidRequest("The lifetime must be a whole number of seconds from 1 to 9999999999.")
     return int(text)
 
 
