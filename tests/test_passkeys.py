@@ -52,6 +52,8 @@ class Authenticator:
         self.host, self.origin = _HOST, _ORIGIN
         self.flags, self.count = 0x05, 0  # the user is present and verified
         self.type: str | None = None
+        self.frame: dict[str, Any] = {"crossOrigin": False}
+        self.owner: bytes | None = None
         self.challenge: bytes | None = None
 
     def create(self, options: dict[str, Any]) -> str:
@@ -68,8 +70,9 @@ class Authenticator:
         client_data = self._client_data("webauthn.get", options)
         signed = data + hashlib.sha256(client_data).digest()
         signature = self.key.sign(signed, ec.ECDSA(hashes.SHA256()))
+        owner = {} if self.owner is None else {"userHandle": self.owner}
         return self._response(
-            clientDataJSON=client_data, authenticatorData=data, signature=signature
+            clientDataJSON=client_data, authenticatorData=data, signature=signature, **owner
         )
 
     def _authenticator_data(self, more_flags: int = 0) -> bytes:
@@ -79,7 +82,7 @@ class Authenticator:
     def _client_data(self, kind: str, options: dict[str, Any]) -> bytes:
         challenge = options["challenge"] if self.challenge is None else _text(self.challenge)
         client_data = {"type": self.type or kind, "challenge": challenge, "origin": self.origin}
-        return json.dumps(client_data).encode()
+        return json.dumps(client_data | self.frame).encode()
 
     def _response(self, **response: bytes) -> str:
         encoded = {name: _text(value) for name, value in response.items()}
@@ -161,6 +164,7 @@ def test_whoever_has_a_passkey_logs_in_by_password_and_passkey(node: Node) -> No
 def test_a_passkey_that_several_devices_share_is_no_hardware(node: Node) -> None:
     key, _ = with_key(node)
     key.flags = 0x1D
+    key.owner = node.keyosk.accounts.get("alice").id.encode()  # some authenticators tell it
     tab = Site(node)
     tab.log_in()
     assert tab.show_key(key).status_code == 303
@@ -201,6 +205,10 @@ _LIES: Final[dict[str, dict[str, Any]]] = {
     "not verified": {"flags": 0x01},
     "not present": {"flags": 0x04},
     "another act": {"type": "webauthn.other"},
+    "in a frame of another site": {"frame": {"crossOrigin": True}},
+    "in a frame of a named site": {"frame": {"topOrigin": "https://evil.example"}},
+    "a frame that is no flag": {"frame": {"crossOrigin": 0}},
+    "backed up, but not to be": {"flags": 0x15},
 }
 
 
@@ -212,6 +220,7 @@ def test_no_lie_of_an_authenticator_logs_in(node: Node, subtests: pytest.Subtest
         "a registration": {"type": "webauthn.create"},
         "another key": {"key": ec.generate_private_key(ec.SECP256R1())},
         "an unknown passkey": {"id": bytes(32)},
+        "another owner": {"owner": b"01a21d0a-4197-72a8-9688-9d247ed43940"},
     }
     for name, lie in lies.items():
         with subtests.test(name):
@@ -364,7 +373,7 @@ def test_whatever_a_browser_says_a_refusal_is_a_refusal(said: Any, data: bytes) 
         with pytest.raises(BadCredentials):
             passkeys.verify_new(party, response, challenge=bytes(32))
         with pytest.raises(BadCredentials):
-            passkeys.verify_shown(party, response, challenge=bytes(32), known=known)
+            passkeys.verify_shown(party, response, challenge=bytes(32), known=known, account_id="a")
 
 
 # --- In Chromium ----------------------------------------------------------------------------------

@@ -322,7 +322,11 @@ class SecondFactors:
             raise BadCredentials(_NO_CHALLENGE)
         factors = self._passkeys(caller.account_id or "")
         shown, amr = passkeys.verify_shown(
-            self._party, response, challenge=challenge, known=[each for _, each in factors]
+            self._party,
+            response,
+            account_id=caller.account_id or "",
+            challenge=challenge,
+            known=[each for _, each in factors],
         )
         (factor,) = [
             factor for factor, each in factors if each.credential_id == shown.credential_id

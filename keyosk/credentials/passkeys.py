@@ -5,7 +5,7 @@ requested, so any authenticator is accepted.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Final
@@ -99,6 +99,7 @@ def verify_new(
             expected_origin=party.origin,
             require_user_verification=True,
         )
+        _refuse_foreign_frame(credential)
     # SECURITY: any error of the library refuses the response, which may be forged.
     except Exception as error:
         raise BadCredentials(_REFUSED) from error
@@ -111,11 +112,17 @@ def verify_new(
 
 
 def verify_shown(
-    party: RelyingParty, response: str, *, challenge: bytes, known: Collection[Passkey]
+    party: RelyingParty,
+    response: str,
+    *,
+    account_id: str,
+    challenge: bytes,
+    known: Collection[Passkey],
 ) -> tuple[Passkey, tuple[str, ...]]:
     """Return the one of the ``known`` passkeys that was shown, with its new count, and its ``amr``.
 
-    Raises ``BadCredentials``, also if its signature count did not increase: it was copied.
+    ``known``: those of the account ``account_id``. Raises ``BadCredentials``, also if its signature
+    count did not increase: it was copied.
     """
     import webauthn  # noqa: PLC0415
 
@@ -132,11 +139,27 @@ def verify_shown(
             credential_current_sign_count=passkey.sign_count,
             require_user_verification=True,
         )
+        _refuse_foreign_frame(credential)
+        handle = credential["response"].get("userHandle")
+        if handle and webauthn.base64url_to_bytes(handle) != account_id.encode():
+            raise ValueError("this is the passkey of another account")
     # SECURITY: as above.
     except Exception as error:
         raise BadCredentials(_REFUSED) from error
     updated = replace(passkey, sign_count=verified.new_sign_count)
     return updated, _amr(verified.credential_device_type)
+
+
+def _refuse_foreign_frame(credential: Mapping[str, Any]) -> None:
+    """Refuse a response that a page made inside another site's (WebAuthn sections 7.1 and 7.2).
+
+    Raises ``ValueError``, and other errors for a response that was not verified before.
+    """
+    import webauthn  # noqa: PLC0415
+
+    client_data = json.loads(webauthn.base64url_to_bytes(credential["response"]["clientDataJSON"]))
+    if client_data.get("crossOrigin", False) is not False or "topOrigin" in client_data:
+        raise ValueError("the page was in a frame of another site")
 
 
 def _amr(device: str) -> tuple[str, ...]:
