@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -333,14 +333,25 @@ def wait_for(moment: float) -> None:
         time.sleep(max(0.0, moment - time.time()) + 0.01)
 
 
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on now.
+def _ports() -> Iterator[int]:
+    """TCP ports that no other process of this run gives out, in any order.
 
     Below those that the system gives to connections: one of them would take it before a server
-    does, or while a server starts again.
+    does, or while a server starts again. So might a server of another worker of xdist.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = range(10_000 + worker, 32_000, workers)
+    return itertools.cycle(secrets.SystemRandom().sample(own, len(own)))
+
+
+_own_ports = _ports()
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now, and no other test will."""
     while True:
         with socket.socket() as probe, suppress(OSError):
-            port = secrets.randbelow(22_000) + 10_000
+            port = next(_own_ports)
             probe.bind(("127.0.0.1", port))
             return port
