@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -11,6 +11,7 @@ import pytest
 from keyosk.errors import Unavailable
 from keyosk.keys import confirmation
 from keyosk.keys.confirmation import Confirmation
+from waiting import until
 
 
 class Store:
@@ -26,7 +27,7 @@ class Store:
     def compromised(self) -> int:
         self.questions += 1
         number = self.compromised_keys
-        assert self.may_answer.wait(30)
+        assert self.may_answer.wait(60)
         if self.error is not None:
             raise self.error
         return number
@@ -38,8 +39,9 @@ def store() -> Store:
 
 
 @pytest.fixture
-def asking(store: Store) -> Confirmation[int]:
-    """One of a server, whose requests wait for a thread."""
+def asking(store: Store, monkeypatch: pytest.MonkeyPatch) -> Confirmation[int]:
+    """One of a server, whose requests wait for a thread: here until it gets a processor."""
+    monkeypatch.setattr(confirmation, "_LONGEST", 60)
     asking = Confirmation(store.compromised)
     asking.start()
     return asking
@@ -54,13 +56,6 @@ def hanging(store: Store) -> Iterator[None]:
         store.may_answer.set()
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_a_request_gets_what_the_database_said_after_it_began(
     store: Store, asking: Confirmation[int]
 ) -> None:
@@ -73,16 +68,15 @@ def test_a_request_gets_what_the_database_said_after_it_began(
 
 
 def test_requests_that_wait_share_a_question_that_begins_after_all_of_them(
-    store: Store, asking: Confirmation[int], monkeypatch: pytest.MonkeyPatch
+    store: Store, asking: Confirmation[int]
 ) -> None:
-    monkeypatch.setattr(confirmation, "_LONGEST", 30)
     with ThreadPoolExecutor(9) as threads:
         with hanging(store):
             first = threads.submit(asking.answer, None)
-            wait_until(lambda: store.questions == 1)
+            until(lambda: store.questions == 1)
             store.compromised_keys = 1
             others = [threads.submit(asking.answer, None) for _ in range(8)]
-            wait_until(lambda: len(asking._changed._waiters) == 9)  # type: ignore[attr-defined]
+            until(lambda: len(asking._changed._waiters) == 9)  # type: ignore[attr-defined]
         assert first.result() in (0, 1)  # it may wake up late, to a newer answer
         assert [each.result() for each in others] == [1] * 8
     assert store.questions == 2
@@ -94,24 +88,26 @@ def test_a_database_that_hangs_holds_up_nobody_after_the_first(
     monkeypatch.setattr(confirmation, "_LONGEST", 0.01)
     with ThreadPoolExecutor(1) as threads, hanging(store):
         assert asking.answer(None) is None
-        monkeypatch.setattr(confirmation, "_LONGEST", 30)
+        monkeypatch.setattr(confirmation, "_LONGEST", 60)
         assert asking._began is not None
-        asking._began -= 60
+        asking._began -= 120
         for _ in range(5):
             assert threads.submit(asking.answer, None).result(60) is None
         assert store.questions == 1
-    wait_until(lambda: asking.answer(None) == 0)
+    until(lambda: asking.answer(None) == 0)
 
 
 def test_what_cannot_be_asked_is_not_confirmed_and_is_asked_again(
     store: Store, asking: Confirmation[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.error = Unavailable("The database is not available.")
-    assert asking.answer(None) is None
-    monkeypatch.setattr(confirmation, "_LONGEST", 0.01)
-    store.error = ZeroDivisionError()
-    assert asking.answer(None) is None
-    monkeypatch.undo()
+    for longest, error in (
+        (60, Unavailable("The database is not available.")),
+        (0.01, ValueError()),
+    ):
+        monkeypatch.setattr(confirmation, "_LONGEST", longest)
+        store.error = error
+        assert asking.answer(None) is None
+    monkeypatch.setattr(confirmation, "_LONGEST", 60)
     store.error = None
     assert asking.answer(None) == 0
 
