@@ -37,6 +37,7 @@ from keyosk.web import lines
 from keyosk.web.schemas import grants_of
 from live import ADMIN_PASSWORD, Client, LiveServer, command, unique
 from processes import execute
+from waiting import until
 
 # Part of `make test-long`.
 pytestmark = [pytest.mark.slow, pytest.mark.every_database]
@@ -970,9 +971,12 @@ def test_an_import_that_was_killed_is_simply_repeated(own_server: LiveServer) ->
     admin = own_server.admin()
     shapes = [{"username": f"user-{n:05}", "grants": {"scopes": []}} for n in range(20_000)]
 
+    is_killed = threading.Event()
+
     def body() -> Iterator[bytes]:
         for start in range(0, len(shapes), 100):
-            time.sleep(0.01)  # two seconds in all, so that the kill comes in between
+            if start == len(shapes) // 2:
+                is_killed.wait(60)  # so that the kill comes in between
             yield jsonl(*shapes[start : start + 100])
 
     def upload() -> None:
@@ -984,11 +988,10 @@ def test_an_import_that_was_killed_is_simply_repeated(own_server: LiveServer) ->
     thread = threading.Thread(target=upload)
     thread.start()
     watcher = own_server.admin()
-    deadline = time.monotonic() + 30
-    while watcher.get("/accounts/user-00000").status_code == 404 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: watcher.get("/accounts/user-00000").status_code == 200)
     own_server.kill()
-    thread.join(30)
+    is_killed.set()
+    thread.join(60)
     own_server.start()
 
     admin = own_server.admin()
