@@ -1033,10 +1033,10 @@ def test_what_comes_too_late_gets_408_and_idleness_ends_in_silence(impatient: Se
     begun = request("POST", "/echo", "Content-Length: 3", body=b"ab")
     stream = request("POST", "/upload", "Content-Length: 100000", body=b"a" * 5000)
     with impatient.connect() as late, impatient.connect() as stopped, impatient.connect() as idle:
+        started = time.monotonic()
         idle.get("/health")
         late.send(begun)
         stopped.send(stream)
-        started = time.monotonic()
         for client in (late, stopped):
             assert_problem(client.read_response(), 408, "request_timeout")
             assert client.is_closed()
