@@ -97,12 +97,12 @@ def test_a_token_without_scopes_has_none(keyosk: Issuer) -> None:
 
 
 NOW = int(time.time())
-HOUR = 3600
+DAY = 86_400  # longer than any run of the tests
 #: What is changed in the claims; None takes a claim away.
 BAD_CLAIMS: dict[str, dict[str, Any]] = {
     "expired": {"exp": NOW - 11},
-    "from the future": {"iat": NOW + HOUR, "exp": NOW + 2 * HOUR},
-    "not yet valid": {"nbf": NOW + HOUR},
+    "from the future": {"iat": NOW + DAY, "exp": NOW + 2 * DAY},
+    "not yet valid": {"nbf": NOW + DAY},
     "no exp": {"exp": None},
     "no iat": {"iat": None},
     "no iss": {"iss": None},
@@ -111,13 +111,13 @@ BAD_CLAIMS: dict[str, dict[str, Any]] = {
     "empty sub": {"sub": ""},
     "number as sub": {"sub": 7},
     "text as exp": {"exp": "tomorrow"},
-    "digits as exp": {"exp": str(NOW + HOUR)},
-    "fraction as exp": {"exp": NOW + HOUR + 0.5},
+    "digits as exp": {"exp": str(NOW + DAY)},
+    "fraction as exp": {"exp": NOW + DAY + 0.5},
     "truth as iat": {"iat": True},
     "digits as iat": {"iat": str(NOW)},
     "infinite exp": {"exp": float("inf")},
     "no number as exp": {"exp": float("nan")},
-    "list as exp": {"exp": [NOW + HOUR]},
+    "list as exp": {"exp": [NOW + DAY]},
     "other audience": {"aud": "billing"},
     "longer audience": {"aud": "todo-admin"},
     "audience in capitals": {"aud": "TODO"},
@@ -136,7 +136,7 @@ BAD_CLAIMS: dict[str, dict[str, Any]] = {
 def test_bad_claims_are_refused_and_those_without_the_fault_are_not(keyosk: Issuer) -> None:
     verifier = Verifier(ISSUER, AUDIENCE)
     verifier.verify(keyosk.token())
-    verifier.verify(keyosk.token(exp=NOW + HOUR, aud=["billing", "todo"]))
+    verifier.verify(keyosk.token(exp=NOW + DAY, aud=["billing", "todo"]))
     accepted = [
         name
         for name, changes in BAD_CLAIMS.items()
@@ -148,8 +148,8 @@ def test_bad_claims_are_refused_and_those_without_the_fault_are_not(keyosk: Issu
 
 def test_clocks_may_differ_by_the_leeway(keyosk: Issuer, verify: Verify) -> None:
     now = int(time.time())
-    late = keyosk.token(iat=now - HOUR, exp=now - 30)
-    early = keyosk.token(iat=now + 30, exp=now + HOUR)
+    late = keyosk.token(iat=now - DAY, exp=now - 30)
+    early = keyosk.token(iat=now + 30, exp=now + DAY)
     for text in (late, early):
         assert not is_accepted(verify, text)
         assert is_accepted(verify, text, leeway=60)
@@ -279,8 +279,8 @@ def test_a_service_may_have_a_type_of_its_own(keyosk: Issuer, verify: Verify) ->
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"exp": NOW - HOUR}, "it has expired"),
-        ({"iat": NOW + HOUR, "exp": NOW + 2 * HOUR}, "compare this machine's clock with Keyosk's"),
+        ({"exp": NOW - DAY}, "it has expired"),
+        ({"iat": NOW + DAY, "exp": NOW + 2 * DAY}, "compare this machine's clock with Keyosk's"),
         ({"aud": "billing"}, "its audience is not todo"),
         ({"iss": "https://other.example"}, f"its issuer is not {ISSUER}"),
     ],
