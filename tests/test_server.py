@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024
 
 PROGRAM = """
-import contextlib, hashlib, json, os, signal, sys, threading, time
+import contextlib, hashlib, json, operator, os, signal, sys, threading, time
 from pathlib import Path
 from keyosk.server import Certificate, Hooks, Options, serve
 
@@ -169,7 +169,9 @@ serve(
     Options(
         slow=lambda environ: environ["PATH_INFO"].startswith("/slow"),
         instant=lambda environ: environ["PATH_INFO"] == "/instant",
-        in_loop=lambda environ: environ["PATH_INFO"].startswith("/memory"),
+        in_loop=lambda environ, body: (
+            operator.call if environ["PATH_INFO"].startswith("/memory") else None
+        ),
         **chosen,
     ),
     Hooks(
