@@ -9,12 +9,12 @@ import pty
 import re
 import shlex
 import socket
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from passlib.context import CryptContext
 
+import cpu_times
 from cheap_passwords import STORED_AS
 from keyosk import app, errors
 from keyosk.bulk.records import Status
@@ -843,15 +844,6 @@ def test_no_text_raises_anything_else(text: str) -> None:
 CHECKER = Passwords()
 
 
-def cpu_seconds(call: Callable[[], object]) -> float:
-    taken = []
-    for _ in range(5):
-        start = time.process_time()
-        call()
-        taken.append(time.process_time() - start)
-    return statistics.median(taken)
-
-
 @pytest.mark.attack
 @pytest.mark.parametrize("name", ["bcrypt 2b", "bcrypt-sha256", "scrypt", "pbkdf2-sha256"])
 def test_a_wrong_password_for_a_cheap_imported_hash_costs_what_a_stranger_does(name: str) -> None:
@@ -861,8 +853,8 @@ def test_a_wrong_password_for_a_cheap_imported_hash_costs_what_a_stranger_does(n
         with pytest.raises(errors.BadCredentials):
             CHECKER.verify("something else entirely", stored)
 
-    unknown, imported_ = cpu_seconds(lambda: wrong(None)), cpu_seconds(lambda: wrong(adopted))
-    assert 0.5 < imported_ / unknown < 2
+    costs = cpu_times.least({"unknown": partial(wrong, None), "imported": partial(wrong, adopted)})
+    assert 0.5 < costs["imported"] / costs["unknown"] < 2
 
 
 # --- Streams --------------------------------------------------------------------------------------

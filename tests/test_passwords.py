@@ -1,6 +1,5 @@
 """Passwords: what may be chosen, how one is checked, and what a failure costs."""
 
-import statistics
 import sys
 import textwrap
 import time
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from passlib.context import CryptContext
 
+import cpu_times
 from cheap_passwords import InsecurelyCheapPasswords
 from keyosk import errors
 from keyosk.credentials import api_key_format, password_hashing, password_policy
@@ -197,16 +197,6 @@ def test_a_hash_of_another_argon2_is_replaced_at_the_next_login(kind: str) -> No
 # ---- The cost of a failure ---------------------------------------------------------------------
 
 
-def median_cpu_seconds(call: Callable[[], object], times: int = 5) -> float:
-    # Time of the processor and not of the clock: other processes may run beside the tests.
-    taken = []
-    for _ in range(times):
-        start = time.process_time()
-        call()
-        taken.append(time.process_time() - start)
-    return statistics.median(taken)
-
-
 def test_every_failure_costs_the_same_work() -> None:
     live = Passwords()
     stored = live.hash(GOOD)
@@ -220,10 +210,9 @@ def test_every_failure_costs_the_same_work() -> None:
         "cut hash": (GOOD, stored[:-1]),
         "absurd hash": (GOOD, stored.replace("m=19456", "m=4000000")),
     }
-    costs = {
-        name: median_cpu_seconds(partial(assert_wrong, live, *args))
-        for name, args in failures.items()
-    }
+    costs = cpu_times.least(
+        {name: partial(assert_wrong, live, *args) for name, args in failures.items()}
+    )
 
     for name, cost in costs.items():
         assert 0.6 < cost / costs["wrong"] < 1.6, name
@@ -237,12 +226,13 @@ def test_unknown_accounts_and_old_hashes_cost_what_raised_parameters_cost(
     live = Passwords(**raised)
     new, old = live.hash(GOOD), Passwords().hash(GOOD)
 
-    wrong = median_cpu_seconds(lambda: assert_wrong(live, "x" * 20, new), 3)
-    unknown = median_cpu_seconds(lambda: assert_wrong(live, "x" * 20, None), 3)
-    not_yet_replaced = median_cpu_seconds(lambda: assert_wrong(live, "x" * 20, old), 3)
+    hashes = {"wrong": new, "unknown": None, "not yet replaced": old}
+    costs = cpu_times.least(
+        {name: partial(assert_wrong, live, "x" * 20, stored) for name, stored in hashes.items()}
+    )
 
-    assert 0.6 < unknown / wrong < 1.6
-    assert 0.6 < not_yet_replaced / wrong < 1.6
+    assert 0.6 < costs["unknown"] / costs["wrong"] < 1.6
+    assert 0.6 < costs["not yet replaced"] / costs["wrong"] < 1.6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS as Linux has it")

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from pathlib import Path
-from statistics import median
 from time import process_time
 from urllib.parse import quote
 
@@ -395,5 +394,6 @@ def test_every_kind_of_wrong_login_costs_the_same(timed: Installation) -> None:
             assert attempt(timed, name, secret, f"192.0.2.{number}") == "wrong"
             spent[kind].append(process_time() - begun)
 
-    medians = {kind: median(times) for kind, times in spent.items()}
-    assert max(medians.values()) < 1.10 * min(medians.values()), medians
+    # The fewest, as for a while a busy machine is slower.
+    costs = {kind: min(times) for kind, times in spent.items()}
+    assert max(costs.values()) < 1.10 * min(costs.values()), costs
