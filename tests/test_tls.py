@@ -8,7 +8,6 @@ import selectors
 import shutil
 import socket
 import ssl
-import statistics
 import subprocess
 import time
 import warnings
@@ -25,7 +24,7 @@ import processes
 from live import ADMIN_PASSWORD, LiveServer, environment, free_port
 from processes import execute
 from tables import table
-from test_server import Client, Server, assert_problem, request
+from test_server import Client, Server, assert_not_held_up, assert_problem, request
 from waiting import until
 
 
@@ -293,27 +292,29 @@ def test_2000_handshakes_that_never_finish_do_not_matter(tmp_path: Path, half_do
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     with (
-        small(tmp_path, workers=1, request_timeout=8) as (server, context),
+        small(tmp_path, workers=1, request_timeout=30) as (server, context),
         contextlib.ExitStack() as stack,
         selectors.DefaultSelector() as watched,
     ):
         [worker] = server.workers()
         before = worker.memory_info().rss
+
+        def seconds() -> float:
+            started = time.monotonic()
+            with SecureClient(server.port, context) as client:
+                assert client.get("/health").body == b"ok"
+            return time.monotonic() - started
+
+        usual = [seconds() for _ in range(10)]
         for index in range(2000):
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60))
             watched.register(sock, selectors.EVENT_READ)
             # Nothing, half of the first message, or all of it and then nothing.
             sock.sendall((b"", half_done[: len(half_done) // 2], half_done)[index % 3])
-        times = []
-        for _ in range(20):
-            started = time.monotonic()
-            with SecureClient(server.port, context) as client:
-                assert client.get("/health").body == b"ok"
-            times.append(time.monotonic() - started)
-        assert statistics.median(times) < 0.5
+        assert_not_held_up([seconds() for _ in range(20)], usual)
         assert worker.memory_info().rss - before < 256 * 1024 * 1024
         # They are closed, by the deadline of a request.
-        closed, latest = 0, time.monotonic() + 60
+        closed, latest = 0, time.monotonic() + 120
         while closed < 2000:
             assert time.monotonic() < latest
             for key, _ in watched.select(0.2):
