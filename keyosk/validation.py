@@ -22,6 +22,10 @@ class Faults:
     def __init__(self) -> None:
         self._faults: list[Fault] = []
 
+    def __len__(self) -> int:
+        """Return the number of faults so far."""
+        return len(self._faults)
+
     def add(self, field: str, message: str, *, item: str | None = None) -> None:
         """Note that ``field`` is wrong; ``item``: which of its values, if it may have several."""
         self._faults.append(
@@ -99,9 +103,11 @@ class Faults:
         """Add the faults of an error."""
         self._faults.extend(error.faults)
 
-    def no_scope(self, field: str, scope: str) -> None:
-        """Add the fault that a scope does not exist."""
-        hint = "; name each scope by itself, without commas" if "," in scope else ""
+    def no_scope(self, field: str, scope: str, *, meant: str | None = None) -> None:
+        """Add the fault that a scope does not exist; ``meant``: the one that may be meant."""
+        hint = f"; did you mean {meant}?" if meant else ""
+        if "," in scope:
+            hint = "; name each scope by itself, without commas"
         self.add(field, f"there is no scope {scope[:200]}{hint}")
 
     def raise_if_any(self) -> None:

@@ -8,8 +8,8 @@ import pytest
 from installed import installed
 from keyosk.errors import Conflict
 from keyosk.model import OPERATOR
-from live import Client, unique
-from people import make_account, make_service, ok, problem
+from live import Client, LiveServer, unique
+from people import PASSWORD, make_account, make_person, make_service, ok, problem
 
 pytestmark = [pytest.mark.every_database, pytest.mark.in_process]
 
@@ -166,3 +166,32 @@ def test_what_is_deleted_while_it_is_named_is_a_conflict(
             with pytest.raises(Conflict, match="send the request again") as found:
                 write()
             assert found.value.field == field
+
+
+def test_a_misspelt_scope_is_told_which_may_be_meant(admin: Client) -> None:
+    service = make_service(admin)
+    account, issuer = make_account(admin, kind="machine"), unique("issuer")
+    body = {"name": issuer, "issuer": f"https://{issuer}.example.com", "required_claims": []}
+    ok(admin.post("/issuers", json=body), 201)
+    scopes = [f"{service}:raed", "no:such"]
+    rule = {"name": "a", "account": account["username"], "claims": {"ref": "main"}}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/accounts", {"username": unique("new"), "grants": {"scopes": scopes}}),
+        (f"/accounts/{account['id']}/api-keys", {"name": "k", "scopes": scopes}),
+        ("/roles", {"name": unique("role"), "scopes": scopes}),
+        (f"/issuers/{issuer}/rules", {**rule, "scopes": scopes}),
+    ]
+    for path, sent in requests:
+        faults = problem(admin.post(path, json=sent), 422, "scopes", "scopes")["errors"]
+        messages = {fault["message"] for fault in faults}
+        assert f"there is no scope {service}:raed; did you mean {service}:read?" in messages, path
+        assert "there is no scope no:such" in messages
+
+
+def test_no_scope_is_named_to_whoever_does_not_hold_it(server: LiveServer, admin: Client) -> None:
+    service = make_service(admin)
+    writer = make_person(admin, "keyosk:accounts:write", "keyosk:grants:write")
+    client = server.client(writer.username, PASSWORD)
+    sent = {"username": unique("new"), "grants": {"scopes": [f"{service}:raed"]}}
+    (fault,) = problem(client.post("/accounts", json=sent), 422, "scopes")["errors"]
+    assert fault["message"] == f"there is no scope {service}:raed"

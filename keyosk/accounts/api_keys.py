@@ -20,7 +20,7 @@ from keyosk.model import (
     ListQuery,
     Versions,
 )
-from keyosk.permissions import entitlements
+from keyosk.permissions import entitlements, scope_names
 from keyosk.permissions.context import Context
 from keyosk.permissions.entitlements import Reason
 from keyosk.storage.stores import Stores
@@ -107,7 +107,7 @@ class ApiKeys:
                 updated_at=now,
                 version=new_version(),
             )
-            key = self._validated(key, now if expires_at is not None else None)
+            key = self._validated(caller, key, now if expires_at is not None else None)
             self._guard(caller, key)
             self._accounts.check_proof(caller, key.account_id)
             self._add(caller, "api_key.create", key, secret=secret)
@@ -232,7 +232,7 @@ class ApiKeys:
             if "networks" in changes:
                 changes["networks"] = _unique(changes["networks"])
             # A time in the past makes the key expire at once, which only takes rights away.
-            after = self._validated(replace(key, **changes), None)
+            after = self._validated(caller, replace(key, **changes), None)
             if "networks" in changes:
                 changes["networks"] = after.networks
             self._guard(caller, key)
@@ -293,16 +293,13 @@ class ApiKeys:
         old, new = changed(_fields(before), _fields(after))
         self._audit.record(caller, action, _target(before), before=old, after=new)
 
-    def _validated(self, key: ApiKey, expires_after: int | None) -> ApiKey:
+    def _validated(self, caller: Caller, key: ApiKey, expires_after: int | None) -> ApiKey:
         """Return the key with its networks in normal form. Raises ``Invalid``."""
         faults = Faults()
         faults.text("name", key.name, longest=LONGEST_NAME, required=True)
         faults.text("description", key.description, longest=LONGEST_TEXT)
         faults.time("expires_at", key.expires_at, after=expires_after)
-        existing = self._services.existing_scopes(key.scopes or ())
-        for scope in key.scopes or ():
-            if scope not in existing:
-                faults.no_scope("scopes", scope)
+        scope_names.check(faults, key.scopes or (), services=self._services, caller=caller)
         networks = None if key.networks is None else _networks(faults, key.networks)
         faults.raise_if_any()
         return replace(key, networks=networks)

@@ -1,11 +1,12 @@
 """Grants: which account holds which scope or role, for which logins and until when."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
 from keyosk.accounts.accounts import Accounts, Draft, target
 from keyosk.model import Account, Caller, Grant, NewAccount, Versions
+from keyosk.permissions import scope_names
 from keyosk.permissions.context import Context
 from keyosk.storage.grants import in_order
 from keyosk.storage.stores import Stores
@@ -115,7 +116,12 @@ class Grants:
         roles = self._roles.named([grant.role for grant in grants if grant.role is not None])
         scopes = [grant.scope for grant in grants if grant.scope is not None]
         fresh = () if may_be_over else [grant for grant in grants if grant not in before]
-        check(grants, self._services.existing_scopes(scopes), roles, ends_after=(now, fresh))
+
+        def meant(faults: Faults, scope: str) -> str | None:
+            return scope_names.meant(faults, scope, self._services, caller=caller)
+
+        existing = self._services.existing_scopes(scopes)
+        check(grants, existing, roles, ends_after=(now, fresh), meant=meant)
         self._safeguards.not_oneself(caller, account.id)
         self._safeguards.may_change(caller, account.id)
         widened = [grant for grant in grants if grant not in before]
@@ -156,11 +162,13 @@ def check(
     roles: Collection[str],
     *,
     ends_after: tuple[int, Sequence[Grant]] = (0, ()),
+    meant: Callable[[Faults, str], str | None] = lambda *_: None,
 ) -> None:
     """Check that each grant names an existing scope or role, and none is named twice.
 
     ``scopes`` and ``roles``: the existing ones. ``ends_after``: a time, and the grants that must
-    not have ended by then. Raises ``Invalid``.
+    not have ended by then. ``meant``: returns the scope that a misspelt one may mean. Raises
+    ``Invalid``.
     """
     now, fresh = ends_after
     faults = Faults()
@@ -169,7 +177,7 @@ def check(
         name = (grant.scope, grant.role)
         field, text = ("scopes", grant.scope) if grant.role is None else ("roles", grant.role)
         if grant.scope is not None and grant.scope not in scopes:
-            faults.no_scope(field, grant.scope)
+            faults.no_scope(field, grant.scope, meant=meant(faults, grant.scope))
         elif grant.role is not None and grant.role not in roles:
             faults.add(field, f"there is no role {grant.role[:200]}")
         elif name in seen:

@@ -8,6 +8,7 @@ from keyosk.audit import changed
 from keyosk.errors import InUse, Invalid, NotFound
 from keyosk.ids import new_id, new_version
 from keyosk.model import ADMIN, NAME, Caller, ListQuery, Role, RoleChanges, Versions
+from keyosk.permissions import scope_names
 from keyosk.permissions.context import Context
 from keyosk.revocations import MOST_ACCOUNTS
 from keyosk.storage.stores import Stores
@@ -48,7 +49,7 @@ class Roles:
             version=new_version(),
         )
         with self._database.transaction():
-            self._check(role, role.scopes)
+            self._check(caller, role, role.scopes)
             self._safeguards.may_give(caller, role.scopes)
             self._roles.add(role)
             self._audit.record(caller, "role.create", _target(role), after=_fields(role))
@@ -90,7 +91,7 @@ class Roles:
             after = replace(role, **changes)
             added = set(after.scopes) - set(role.scopes)
             gone = set(role.scopes) - set(after.scopes)
-            self._check(after, sorted(added))
+            self._check(caller, after, sorted(added))
             # Removals too: removing a scope from a role removes it from every holder of the role.
             self._safeguards.may_give(caller, added)
             self._safeguards.may_take(caller, gone)
@@ -137,14 +138,11 @@ class Roles:
             audiences=self._services.audiences_of(scopes),
         )
 
-    def _check(self, role: Role, added: Collection[str]) -> None:
+    def _check(self, caller: Caller, role: Role, added: Collection[str]) -> None:
         faults = Faults()
         faults.name(role.name)
         faults.text("description", role.description, longest=LONGEST_TEXT)
-        existing = self._services.existing_scopes(added)
-        for scope in added:
-            if scope not in existing:
-                faults.no_scope("scopes", scope)
+        scope_names.check(faults, added, services=self._services, caller=caller)
         faults.raise_if_any()
 
 

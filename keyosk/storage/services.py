@@ -32,6 +32,9 @@ _TAKEN: Final = {
 }
 _SCOPE_TAKEN: Final = {"name": "Another service has just got one of these scopes."}
 _BOTH: Final = "both"
+#: Of scopes that a misspelt one may mean: how many characters are the same, and how many are read.
+_BEGINNING: Final = 2
+_MOST_LIKE: Final = 50
 
 #: The columns that ``policy`` reads, in its order.
 POLICY_COLUMNS: Final = (
@@ -253,6 +256,16 @@ class ServiceStore:
             return set()
         query = tables.Scope.select(tables.Scope.name).where(tables.Scope.name.in_(wanted))
         return {row["name"] for row in self._database.rows(query)}
+
+    def scopes_like(self, name: str) -> list[str]:
+        """Return some scopes whose names begin like this one, or follow it in the index."""
+        query = (
+            tables.Scope.select(tables.Scope.name)
+            .where(tables.Scope.name >= name[:_BEGINNING])
+            .order_by(tables.Scope.name)
+            .limit(_MOST_LIKE)
+        )
+        return [row["name"] for row in self._database.rows(query)]
 
     def _add_scopes(self, service_id: str, scopes: Sequence[Scope]) -> None:
         # The insert finds concurrent conflicts, but cannot tell which scopes they are about.

@@ -20,7 +20,7 @@ from keyosk.model import (
     Versions,
     WorkloadRule,
 )
-from keyosk.permissions import entitlements
+from keyosk.permissions import entitlements, scope_names
 from keyosk.permissions.context import Context
 from keyosk.storage.stores import Stores
 from keyosk.validation import LONGEST_TEXT, Faults, check_version
@@ -89,7 +89,7 @@ class WorkloadRules:
                 updated_at=now,
                 version=new_version(),
             )
-            self._check(issuer, rule, expires_after=now)
+            self._check(caller, issuer, rule, expires_after=now)
             self._guard(caller, rule)
             self._workload_rules.add(rule)
             self._audit.record(caller, "rule.create", _target(issuer, rule), after=fields_of(rule))
@@ -140,7 +140,7 @@ class WorkloadRules:
                 owner = self._account(changes["account"])
                 changes |= {"account": owner.username, "account_id": owner.id}
             after = replace(rule, **changes)
-            self._check(issuer, after, expires_after=None)
+            self._check(caller, issuer, after, expires_after=None)
             self._guard(caller, rule)
             self._guard(caller, after)
             if after == rule:
@@ -201,7 +201,12 @@ class WorkloadRules:
         )
 
     def _check(
-        self, issuer: TrustedIssuer, rule: WorkloadRule, *, expires_after: int | None
+        self,
+        caller: Caller,
+        issuer: TrustedIssuer,
+        rule: WorkloadRule,
+        *,
+        expires_after: int | None,
     ) -> None:
         faults = Faults()
         faults.name(rule.name)
@@ -215,10 +220,7 @@ class WorkloadRules:
             faults.add("claims", "must name at least one claim")
         for name, values in rule.claims.items():
             _check_values(faults, name, values, issuer=issuer)
-        existing = self._services.existing_scopes(rule.scopes or ())
-        for scope in rule.scopes or ():
-            if scope not in existing:
-                faults.no_scope("scopes", scope)
+        scope_names.check(faults, rule.scopes or (), services=self._services, caller=caller)
         faults.raise_if_any()
         self._workload_rules.check_name(rule)
 
