@@ -208,10 +208,10 @@ class Audit:
                 # A row for several failed second factors names the account as its actor.
                 account = (row.target or "").removeprefix("account/") or row.actor or ""
                 key = (account, row.address or "", row.time // _MINUTE * _MINUTE)
-                known = by_place.get(key) or LoginFailure(
+                counted = by_place.get(key) or LoginFailure(
                     account=key[0], address=key[1], minute=key[2], count=0
                 )
-                by_place[key] = _added(known, action, row.after or {})
+                by_place[key] = _added(counted, action, row.after or {})
         kept = [
             failure for failure in by_place.values() if failure.minute >= since // _MINUTE * _MINUTE
         ]
@@ -468,16 +468,16 @@ def _failure_rows(failure: LoginFailure) -> list[AuditRow]:
     return rows
 
 
-def _added(known: LoginFailure, action: str, after: Mapping[str, Any]) -> LoginFailure:
+def _added(counted: LoginFailure, action: str, after: Mapping[str, Any]) -> LoginFailure:
     """Return a count with the failed logins of a row added."""
     match action:
         case "second_factor.failed":
             number = int(after.get("count", 1))
-            return replace(known, second_factors=known.second_factors + number)
+            return replace(counted, second_factors=counted.second_factors + number)
         case "login.throttled":
-            return replace(known, throttled=True)
+            return replace(counted, throttled=True)
         case _:
-            return replace(known, count=known.count + int(after.get("count", 0)))
+            return replace(counted, count=counted.count + int(after.get("count", 0)))
 
 
 def _refusal_row(refusal: Refusal) -> AuditRow:

@@ -322,11 +322,11 @@ def _room(database: Database) -> Iterator[Check]:
 
 def _clock(database: Database) -> Check:
     before = time.time()
-    theirs = database.clock()
+    database_time = database.clock()
     after = time.time()
-    if theirs is None:
+    if database_time is None:
         return Check("clock", OK, "the database has no clock of its own")
-    apart = max(before - theirs, theirs - after, 0)
+    apart = max(before - database_time, database_time - after, 0)
     if apart < _TOLERATED:
         return Check("clock", OK, "this machine's clock and the database's agree")
     return Check(

@@ -124,9 +124,9 @@ class InUse(KeyoskError):
     code = "in_use"
 
     def __init__(
-        self, what: Sequence[str], *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
+        self, names: Sequence[str], *, accounts: Sequence[str] = (), roles: Sequence[str] = ()
     ) -> None:
-        subject = f"{listed(what)} {'is' if len(what) == 1 else 'are'} still"
+        subject = f"{listed(names)} {'is' if len(names) == 1 else 'are'} still"
         uses = (("granted to", "account", accounts), ("part of", "role", roles))
         plain = [f"{verb} {counted(len(all_), noun)}" for verb, noun, all_ in uses if all_]
         named = [

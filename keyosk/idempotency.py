@@ -83,9 +83,9 @@ class Idempotency:
         with self._database.transaction():
             self._database.lock(_name(caller_id, key))
             self._forget(now)
-            known = self._store.find(caller_id, key)
-            if known is not None:
-                return self._repeated(known, fingerprint)
+            stored = self._store.find(caller_id, key)
+            if stored is not None:
+                return self._repeated(stored, fingerprint)
             outcome = run()
             self._store.add(self._stored(outcome, caller_id, key, fingerprint=fingerprint, now=now))
         self._metrics.repeatable_request("first")
@@ -121,15 +121,15 @@ class Idempotency:
         self._store.date_back(now, latest=now + clocks.APART)
         self._store.forget(responses_before=now - KEPT, secrets_before=now - SECRET_KEPT)
 
-    def _repeated(self, known: StoredResponse, fingerprint: str) -> Outcome:
-        if known.fingerprint != fingerprint:
+    def _repeated(self, stored: StoredResponse, fingerprint: str) -> Outcome:
+        if stored.fingerprint != fingerprint:
             self._metrics.repeatable_request("refused")
             raise Invalid.field("Idempotency-Key", "was used for another request")
         self._metrics.repeatable_request("repeated")
-        body = json.loads(known.body)
-        if known.sealed is not None:
-            body = json.loads(self._safe.open(known.sealed, name=_name(known.caller, known.key)))
-        return Outcome(body, known.details, repeated=True)
+        body = json.loads(stored.body)
+        if stored.sealed is not None:
+            body = json.loads(self._safe.open(stored.sealed, name=_name(stored.caller, stored.key)))
+        return Outcome(body, stored.details, repeated=True)
 
     def _stored(
         self, outcome: Outcome, caller_id: str, key: str, *, fingerprint: str, now: int

@@ -18,13 +18,13 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-def merge_difference(target: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the merge patch that turns ``target`` into ``wanted``; empty if they are the same.
+def merge_difference(target: Mapping[str, Any], desired: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the merge patch that turns ``target`` into ``desired``; empty if they are the same.
 
-    ``wanted`` has no ``None`` as a member, which no merge patch can write.
+    ``desired`` has no ``None`` as a member, which no merge patch can write.
     """
-    patch: dict[str, Any] = {name: None for name in target if name not in wanted}
-    for name, value in wanted.items():
+    patch: dict[str, Any] = {name: None for name in target if name not in desired}
+    for name, value in desired.items():
         old = target.get(name)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             inner = merge_difference(old, value)

@@ -251,21 +251,25 @@ class Revocations:
         It queries the database for one number only.
         """
         last, now = self._store.last(), int(self._clock())
-        known = self._snapshot
-        if known is None or not known.holds(last, now):
+        current = self._snapshot
+        if current is None or not current.holds(last, now):
             with self._building:  # one thread builds it, the others wait
-                known = self._snapshot
-                if known is None or not known.holds(last, now):
-                    known = self._snapshot = self._read_snapshot(now)
-        return known
+                current = self._snapshot
+                if current is None or not current.holds(last, now):
+                    current = self._snapshot = self._read_snapshot(now)
+        return current
 
     def _read_snapshot(self, now: int) -> "Snapshot":
         self._correct()
         # Read before the entries, so that an entry added in between is published twice, not missed.
         last = self._store.last()
-        known = self._snapshot
-        if known is not None and known.whole.sequence <= last and known.at <= now < known.reread:
-            extended = self._extended(known, last, now)
+        before = self._snapshot
+        if (
+            before is not None
+            and before.whole.sequence <= last
+            and before.at <= now < before.reread
+        ):
+            extended = self._extended(before, last, now)
             if extended is not None:
                 return extended
         entries = self._store.since(0, now)
@@ -273,20 +277,20 @@ class Revocations:
         whole = Published(last, 0, entries)
         return Snapshot(whole, now, _first_expiry(entries), now + _REREAD, about=about)
 
-    def _extended(self, known: Snapshot, last: int, now: int) -> Snapshot | None:
+    def _extended(self, before: Snapshot, last: int, now: int) -> Snapshot | None:
         """Return the snapshot with the newer entries added, which are usually few.
 
         ``None`` if all entries must be read: their numbers changed, or no old one is left.
         """
-        entries = known.whole.revocations
-        new = self._store.since(entries[-1].sequence if entries else known.whole.sequence, now)
-        if not 0 < self._store.first(now) <= known.whole.sequence:
+        entries = before.whole.revocations
+        new = self._store.since(entries[-1].sequence if entries else before.whole.sequence, now)
+        if not 0 < self._store.first(now) <= before.whole.sequence:
             return None
-        until = known.until
+        until = before.until
         if now >= until:
             entries = tuple(entry for entry in entries if entry.expires > now)
             until = _first_expiry(entries)
-        if any(entry.value in known.about for entry in new if entry.issued_before is not None):
+        if any(entry.value in before.about for entry in new if entry.issued_before is not None):
             superseded, names = _superseded_by(new), {entry.value for entry in new}
             entries = tuple(
                 entry
@@ -294,9 +298,11 @@ class Revocations:
                 if (entry.value not in names and entry.account not in names)
                 or not superseded(entry)
             )
-        known.about.update(name for entry in new for name in (entry.value, entry.account) if name)
+        before.about.update(name for entry in new for name in (entry.value, entry.account) if name)
         whole = Published(last, 0, (*entries, *new))
-        return Snapshot(whole, now, min(until, _first_expiry(new)), known.reread, about=known.about)
+        return Snapshot(
+            whole, now, min(until, _first_expiry(new)), before.reread, about=before.about
+        )
 
     def note_lifetimes(self) -> None:
         """Store the lifetimes of tokens, after a start or a change of a service."""

@@ -149,11 +149,11 @@ class Versioned(Protocol):
 Object = TypeVar("Object", bound=Versioned)
 
 
-def check_version(current: Object, wanted: Versions | None) -> Object:
+def check_version(current: Object, versions: Versions | None) -> Object:
     """Return the object if it is at a wanted version (``None``: any). Raises ``Stale``.
 
     For changes that turn out to change nothing; for all others the database decides.
     """
-    if wanted is not None and not wanted.admit(current.version):
+    if versions is not None and not versions.admit(current.version):
         raise Stale.version("object")
     return current

@@ -428,7 +428,7 @@ def test_a_row_whose_change_fails_is_not_written(installation: Installation) -> 
 
     accounts = installation.accounts
     with pytest.raises(Unavailable):
-        accounts.add(OPERATOR, accounts.draft(OPERATOR, username="nobody"), also=fail)
+        accounts.add(OPERATOR, accounts.draft(OPERATOR, username="nobody"), on_add=fail)
 
     assert len(all_rows(installation)) == known
 

@@ -373,7 +373,9 @@ def test_whatever_a_browser_says_a_refusal_is_a_refusal(said: Any, data: bytes) 
         with pytest.raises(BadCredentials):
             passkeys.verify_new(party, response, challenge=bytes(32))
         with pytest.raises(BadCredentials):
-            passkeys.verify_shown(party, response, challenge=bytes(32), known=known, account_id="a")
+            passkeys.verify_shown(
+                party, response, challenge=bytes(32), registered=known, account_id="a"
+            )
 
 
 # --- In Chromium ----------------------------------------------------------------------------------

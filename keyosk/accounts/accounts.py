@@ -83,11 +83,11 @@ class Accounts:
         return Draft(account, self._stored(password))
 
     def add(
-        self, caller: Caller, draft: Draft, *, also: Callable[[Account], Account] | None = None
+        self, caller: Caller, draft: Draft, *, on_add: Callable[[Account], Account] | None = None
     ) -> Account:
         """Store a new account.
 
-        ``also``: called in the same transaction; its result replaces the account. Raises
+        ``on_add``: called in the same transaction; its result replaces the account. Raises
         ``Conflict``.
         """
         account = draft.account
@@ -97,7 +97,7 @@ class Accounts:
                 self._accounts.set_password(account.id, draft.password, now=account.created_at)
             after = {**fields_of(account), "has_password": account.has_password}
             self._audit.record(caller, "account.create", target(account.id), after=after)
-            return account if also is None else also(account)
+            return account if on_add is None else on_add(account)
 
     def get(self, reference: str) -> Account:
         """Return the account with this id, or this username in any spelling.
@@ -135,8 +135,8 @@ class Accounts:
             raise ProofRequired
         if caller.proof is None:
             return
-        known = self._accounts.password_of(account_id)
-        if known is None or known.id != caller.proof:
+        password = self._accounts.password_of(account_id)
+        if password is None or password.id != caller.proof:
             raise Conflict("current_password", "The password was changed in the meantime.")
 
     def usernames(self, account_ids: Collection[str]) -> dict[str, str]:

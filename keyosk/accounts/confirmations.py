@@ -103,7 +103,7 @@ class Confirmations:
                 code=code,
                 passkey=passkey,
                 challenge=self._taken_challenge(session) if passkey else None,
-                then=lambda amr: self._record(caller, session, amr),
+                on_success=lambda amr: self._record(caller, session, amr),
             )
         # SECURITY: a password alone does not extend a confirmation that needed a second factor.
         elif not self._factors.is_enrolled(session.account_id):

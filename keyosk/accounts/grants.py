@@ -48,7 +48,7 @@ class Grants:
         def give(account: Account) -> Account:
             return self._write(caller, account, (), grants=grants) if grants else account
 
-        return self._accounts.add(caller, draft, also=give)
+        return self._accounts.add(caller, draft, on_add=give)
 
     def replace(
         self,

@@ -123,7 +123,7 @@ class PendingLogins:
         )
         challenge = login.challenge if is_asked else None
         started = self._factors.verify(
-            caller, code=code, passkey=passkey, challenge=challenge, then=begin
+            caller, code=code, passkey=passkey, challenge=challenge, on_success=begin
         )
         return started, principal
 

@@ -181,7 +181,7 @@ class SecondFactors:
             account_id=login.account_id,
             username=login.username,
             challenge=challenge,
-            known=[passkey for _, passkey in self._passkeys(login.account_id)],
+            registered=[passkey for _, passkey in self._passkeys(login.account_id)],
         )
         return PasskeyOffer(options, sealed)
 
@@ -209,11 +209,11 @@ class SecondFactors:
 
     def challenge(self, account_id: str) -> PasskeyChallenge | None:
         """Return what a browser needs to show a passkey; ``None`` if the account has none."""
-        known = [passkey for _, passkey in self._passkeys(account_id)]
-        if not known or self._party is None:
+        registered = [passkey for _, passkey in self._passkeys(account_id)]
+        if not registered or self._party is None:
             return None
         challenge = secrets.token_bytes(_CHALLENGE)
-        options = passkeys.options_to_show(self._party, challenge=challenge, known=known)
+        options = passkeys.options_to_show(self._party, challenge=challenge, registered=registered)
         return PasskeyChallenge(challenge, options)
 
     def renew_recovery_codes(self, caller: Caller, session: ConsoleSession) -> list[str]:
@@ -261,19 +261,19 @@ class SecondFactors:
         code: str,
         passkey: str,
         challenge: bytes | None,
-        then: Callable[[Sequence[str]], _T],
+        on_success: Callable[[Sequence[str]], _T],
     ) -> _T:
-        """Verify a second factor and call ``then`` in the same transaction.
+        """Verify a second factor and call ``on_success`` in the same transaction.
 
         Args:
             caller: Whose password was right.
             code: Of an app, or a recovery code: each works once, on all nodes together.
             passkey: The browser's response, empty if the factor is a code.
             challenge: The unused challenge that the browser was asked to sign.
-            then: Receives the ``amr``; its result is returned.
+            on_success: Receives the ``amr``; its result is returned.
 
         Raises:
-            BadCredentials: The factor is wrong, which is recorded, or ``then`` refuses.
+            BadCredentials: The factor is wrong, which is recorded, or ``on_success`` refuses.
             Throttled: There were too many attempts.
         """
         attempt = self._admit(caller)
@@ -283,7 +283,7 @@ class SecondFactors:
                     amr = self._use_passkey(caller, challenge, passkey)
                 else:
                     amr = self._use_code(caller, code)
-                result = then(amr)
+                result = on_success(amr)
         except BadCredentials:
             self._note_failure(caller)
             raise
@@ -326,7 +326,7 @@ class SecondFactors:
             response,
             account_id=caller.account_id or "",
             challenge=challenge,
-            known=[each for _, each in factors],
+            registered=[each for _, each in factors],
         )
         (factor,) = [
             factor for factor, each in factors if each.credential_id == shown.credential_id

@@ -50,20 +50,20 @@ class Ownership:
         account_id: str,
         granted: Iterable[Grant],
         *,
-        wanted: Iterable[Grant],
+        desired: Iterable[Grant],
         apart: bool = False,
     ) -> tuple[Grant, ...]:
         """Return the grants of an account without those of other owners.
 
         ``apart``: the manifest lists them separately from their account.
         """
-        wished = {name_of(grant) for grant in wanted}
+        desired_names = {name_of(grant) for grant in desired}
         ours = []
         for grant in granted:
             owner = self._owners.get((account_id, *name_of(grant)), self._owner)
             if owner == self._owner:
                 ours.append(grant)
-            elif name_of(grant) in wished:
+            elif name_of(grant) in desired_names:
                 ours.append(grant)
                 if self._take_over:
                     # If a manifest lists all grants of an account, it owns all of them.

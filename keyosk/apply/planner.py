@@ -101,55 +101,55 @@ class Planner:
         )
 
     def _service(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
-        wanted = _resolved(entry.fields, service_rules.RESET)
-        if "scopes" in wanted:
-            wanted["scopes"] = tuple(sorted(wanted["scopes"], key=lambda scope: scope.name))
+        desired = _resolved(entry.fields, service_rules.RESET)
+        if "scopes" in desired:
+            desired["scopes"] = tuple(sorted(desired["scopes"], key=lambda scope: scope.name))
         service = _existing(self._services.get, entry.name)
         current = {} if service is None else _service_fields(service)
-        return _compared(ownership, Noun.SERVICE, entry, pair=_Pair(service, current, wanted))
+        return _compared(ownership, Noun.SERVICE, entry, pair=_Pair(service, current, desired))
 
     def _role(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
-        wanted = _resolved(entry.fields, role_rules.RESET)
-        if "scopes" in wanted:
-            wanted["scopes"] = tuple(sorted(set(wanted["scopes"])))
+        desired = _resolved(entry.fields, role_rules.RESET)
+        if "scopes" in desired:
+            desired["scopes"] = tuple(sorted(set(desired["scopes"])))
         role = _existing(self._roles.get, entry.name)
         current = {} if role is None else _role_fields(role)
-        return _compared(ownership, Noun.ROLE, entry, pair=_Pair(role, current, wanted))
+        return _compared(ownership, Noun.ROLE, entry, pair=_Pair(role, current, desired))
 
     def _account(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
-        wanted = _resolved(entry.fields, account_rules.RESET)
+        desired = _resolved(entry.fields, account_rules.RESET)
         for name in _OBJECTS:
-            if name in wanted:
-                wanted[name] = merge_patch({}, wanted[name])  # then none of its members is null
+            if name in desired:
+                desired[name] = merge_patch({}, desired[name])  # then none of its members is null
         account = _existing(self._accounts.get, entry.name)
         current = {} if account is None else account_rules.fields_of(account)
-        if account is not None and "grants" in wanted:
+        if account is not None and "grants" in desired:
             _, granted = self._grants.of(account.id)
             current["grants"] = ownership.owned_grants(
-                entry, account.id, granted, wanted=wanted["grants"]
+                entry, account.id, granted, desired=desired["grants"]
             )
-        return _compared(ownership, Noun.ACCOUNT, entry, pair=_Pair(account, current, wanted))
+        return _compared(ownership, Noun.ACCOUNT, entry, pair=_Pair(account, current, desired))
 
     def _issuer(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
         issuer = _existing(self._issuers.get, entry.name)
         if issuer is None:  # the preset fills in the missing fields
-            wanted = {n: value for n, value in entry.fields.items() if value is not None}
-            return _compared(ownership, Noun.ISSUER, entry, pair=_Pair(None, {}, wanted))
-        wanted = _resolved(_without(entry.fields, "preset"), issuer_rules.RESET)
+            desired = {n: value for n, value in entry.fields.items() if value is not None}
+            return _compared(ownership, Noun.ISSUER, entry, pair=_Pair(None, {}, desired))
+        desired = _resolved(_without(entry.fields, "preset"), issuer_rules.RESET)
         preset = entry.fields.get("preset")
         if preset not in (None, issuer.preset):
             ownership.faults.add(
                 f"{entry.path}.preset", "cannot be changed: delete the issuer, or leave it out"
             )
-        pair = _Pair(issuer, issuer_rules.fields_of(issuer), wanted)
+        pair = _Pair(issuer, issuer_rules.fields_of(issuer), desired)
         return _compared(ownership, Noun.ISSUER, entry, pair=pair)
 
     def _rule(self, ownership: Ownership, entry: ManifestEntry) -> Step | None:
-        wanted = _resolved(entry.fields, workload_rules.RESET)
-        wanted["account"] = username_of(wanted["account"])
+        desired = _resolved(entry.fields, workload_rules.RESET)
+        desired["account"] = username_of(desired["account"])
         rule = self._existing_rule(entry.name)
         current = {} if rule is None else workload_rules.fields_of(rule)
-        return _compared(ownership, Noun.RULE, entry, pair=_Pair(rule, current, wanted))
+        return _compared(ownership, Noun.RULE, entry, pair=_Pair(rule, current, desired))
 
     def _existing_rule(self, name: str) -> WorkloadRule | None:
         try:
@@ -162,19 +162,19 @@ class Planner:
     ) -> Step | None:
         """Return the step for grants that the manifest lists separately from their account."""
         account = _existing(self._accounts.get, entry.name)
-        wanted: tuple[Grant, ...] = entry.fields["grants"]
+        desired: tuple[Grant, ...] = entry.fields["grants"]
         if account is None:  # an earlier step creates it, or this step will be refused
-            return _grants_step(entry.name, entry.path, {}, wanted=wanted, dropped=())
+            return _grants_step(entry.name, entry.path, {}, desired=desired, dropped=())
         current = by_name(self._grants.of(account.id)[1])
-        ownership.owned_grants(entry, account.id, current.values(), wanted=wanted, apart=True)
+        ownership.owned_grants(entry, account.id, current.values(), desired=desired, apart=True)
         dropped = []
         if manifest.prune:
             dropped = [
                 current[name]
-                for name in ownership.given(account.id) - by_name(wanted).keys()
+                for name in ownership.given(account.id) - by_name(desired).keys()
                 if name in current
             ]
-        return _grants_step(entry.name, entry.path, current, wanted=wanted, dropped=dropped)
+        return _grants_step(entry.name, entry.path, current, desired=desired, dropped=dropped)
 
     def _left_over(self, ownership: Ownership, manifest: Manifest) -> Iterator[Step]:
         """Return the objects that an earlier manifest of this owner created and this one lacks."""
@@ -206,7 +206,7 @@ class Planner:
                 continue
             current = by_name(self._grants.of(account_id)[1])
             dropped = [current[name] for name in ownership.given(account_id) if name in current]
-            step = _grants_step(username, "prune", current, wanted=(), dropped=dropped)
+            step = _grants_step(username, "prune", current, desired=(), dropped=dropped)
             if step is not None:
                 yield step
 
@@ -220,31 +220,31 @@ class Planner:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """An object, if it exists, and the fields that it should have."""
+    """An object, if it exists, and the fields that it has and should have."""
 
-    found: Service | Role | Account | TrustedIssuer | WorkloadRule | None
+    existing: Service | Role | Account | TrustedIssuer | WorkloadRule | None
     current: Mapping[str, Any]
-    wanted: Mapping[str, Any]
+    desired: Mapping[str, Any]
 
 
 def _compared(
     ownership: Ownership, noun: Noun, entry: ManifestEntry, *, pair: "_Pair"
 ) -> Step | None:
     """Return the step for an object, if it needs one."""
-    if pair.found is None:
+    if pair.existing is None:
         return Step(
             action=Action.CREATE,
             noun=noun,
             name=entry.name,
             path=entry.path,
-            after=pair.wanted,
+            after=pair.desired,
         )
     differing = [
-        name for name, value in pair.wanted.items() if not _equal(name, pair.current[name], value)
+        name for name, value in pair.desired.items() if not _equal(name, pair.current[name], value)
     ]
     before = {name: pair.current[name] for name in differing}
-    after = {name: pair.wanted[name] for name in differing}
-    owners = ownership.claim(entry, pair.found.id)
+    after = {name: pair.desired[name] for name in differing}
+    owners = ownership.claim(entry, pair.existing.id)
     if owners is not None:
         before["owner"], after["owner"] = owners
     if not after:
@@ -264,10 +264,10 @@ def _grants_step(
     path: str,
     current: Mapping[GrantName, Grant],
     *,
-    wanted: Iterable[Grant],
+    desired: Iterable[Grant],
     dropped: Iterable[Grant],
 ) -> Step | None:
-    added = tuple(grant for grant in wanted if current.get(name_of(grant)) != grant)
+    added = tuple(grant for grant in desired if current.get(name_of(grant)) != grant)
     replaced = [current[name_of(grant)] for grant in added if name_of(grant) in current]
     taken = tuple(_sorted([*replaced, *dropped]))
     if not added and not taken:

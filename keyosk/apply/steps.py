@@ -81,11 +81,11 @@ class ServiceSteps:
     def change(self, run: Run, step: Step) -> int | None:
         patch = _without(step.after, "owner")
         if loses_scopes(step):
-            known = self._services.get(step.name).scopes
-            wanted = {scope.name: scope for scope in step.after["scopes"]}
-            going = [scope for scope in known if scope.name not in wanted]
-            patch["scopes"] = (*wanted.values(), *going)
-            if set(patch["scopes"]) == set(known):
+            current = self._services.get(step.name).scopes
+            desired = {scope.name: scope for scope in step.after["scopes"]}
+            going = [scope for scope in current if scope.name not in desired]
+            patch["scopes"] = (*desired.values(), *going)
+            if set(patch["scopes"]) == set(current):
                 del patch["scopes"]
         return self._patch(run, step, patch)
 
@@ -208,13 +208,13 @@ class IssuerSteps:
         patch = _without(step.after, "owner")
         if binds_rules(step):
             # For now only the requirements that every present rule meets.
-            known = self._issuers.get(step.name)
+            current = self._issuers.get(step.name)
             if "required_claims" in patch:
                 patch["required_claims"] = tuple(
-                    name for name in patch["required_claims"] if name in known.required_claims
+                    name for name in patch["required_claims"] if name in current.required_claims
                 )
             if "prefix_claims" in patch:
-                both = (*patch["prefix_claims"], *known.prefix_claims)
+                both = (*patch["prefix_claims"], *current.prefix_claims)
                 patch["prefix_claims"] = tuple(dict.fromkeys(both))
         return self._patch(run, step, patch)
 
@@ -248,8 +248,8 @@ class RuleSteps:
         issuer, name = issuer_and_name(step.name)
         patch = _without(step.after, "owner")
         if "claims" in patch:  # a merge patch adds members
-            known = self._rules.get(issuer, name).claims
-            patch["claims"] = {**dict.fromkeys(known), **patch["claims"]}
+            current = self._rules.get(issuer, name).claims
+            patch["claims"] = {**dict.fromkeys(current), **patch["claims"]}
         if not patch:
             return None
         return self._rules.change(run.caller, issuer, name, cast(RuleChanges, patch)).effective_at

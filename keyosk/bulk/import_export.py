@@ -31,7 +31,7 @@ _PAGE: Final = 500
 _TAKEN: Final = Fault("username", "Another account already has this username.")
 _GONE: Final = Fault("username", "was taken until a moment ago: send the line again")
 
-_Known = tuple[Candidate, str]
+_Existing = tuple[Candidate, str]
 
 
 class _RollBack(Exception):
@@ -123,9 +123,9 @@ class Bulk:
     ) -> list[Result]:
         results, candidates = self._validator.sort(caller, lines)
         passwords = self._validator.passwords(candidates, dry_run=dry_run)
-        made, known = self._created(caller, candidates, passwords, dry_run=dry_run)
+        made, existing = self._created(caller, candidates, passwords, dry_run=dry_run)
         results += made
-        for candidate, account_id in known:
+        for candidate, account_id in existing:
             number = candidate.line.number
             if on_conflict is OnConflict.SKIP:
                 results.append(Result(number, Status.EXISTS, account_id))
@@ -145,24 +145,24 @@ class Bulk:
         passwords: Mapping[str, StoredPassword],
         *,
         dry_run: bool,
-    ) -> tuple[list[Result], list[_Known]]:
+    ) -> tuple[list[Result], list[_Existing]]:
         """Create the accounts in one transaction; also return the lines whose account exists."""
         results: list[Result] = []
-        known: list[_Known] = []
+        existing: list[_Existing] = []
         if not candidates:
-            return results, known
+            return results, existing
         try:
             made, ids = self._insert(caller, candidates, passwords, dry_run=dry_run)
         except (Conflict, Forbidden) as error:
             # A role or scope was changed or deleted between check and insert. Only inserting each
             # line alone tells whose grant failed.
             if len(candidates) == 1:
-                return [_failed(candidates[0].line, error)], known
+                return [_failed(candidates[0].line, error)], existing
             for candidate in candidates:
                 more, there = self._created(caller, [candidate], passwords, dry_run=dry_run)
                 results += more
-                known += there
-            return results, known
+                existing += there
+            return results, existing
         for candidate in candidates:
             account_id = ids.get(candidate.account["username"])
             if candidate.account["id"] in made:
@@ -177,8 +177,8 @@ class Bulk:
             elif dry_run and account_id in made:  # a line above inserted it, and it was rolled back
                 results.append(Result(candidate.line.number, Status.EXISTS))
             else:
-                known.append((candidate, account_id))
-        return results, known
+                existing.append((candidate, account_id))
+        return results, existing
 
     def _insert(
         self,

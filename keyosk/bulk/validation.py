@@ -67,14 +67,14 @@ class LineValidator:
         """
         plain = [candidate for candidate in candidates if "password" in candidate.line.fields]
         # This only saves work when an import is repeated; the insert decides which accounts exist.
-        known = self._accounts.ids_of([candidate.account["username"] for candidate in plain])
+        existing = self._accounts.ids_of([candidate.account["username"] for candidate in plain])
         hashes = {
             candidate.account["id"]: candidate.hash
             for candidate in candidates
             if candidate.hash is not None
         }
         for candidate in plain:
-            if not dry_run and candidate.account["username"] not in known:
+            if not dry_run and candidate.account["username"] not in existing:
                 hashes[candidate.account["id"]] = self._passwords.hash(
                     candidate.line.fields["password"]
                 )
@@ -162,12 +162,12 @@ def cached(function: Callable[[Grants], _T]) -> Callable[[Grants], _T]:
 
     The caller must keep the objects alive, because they are compared by identity.
     """
-    known: dict[int, _T] = {}
+    results: dict[int, _T] = {}
 
     def call(grants: Grants) -> _T:
-        if id(grants) not in known:
-            known[id(grants)] = function(grants)
-        return known[id(grants)]
+        if id(grants) not in results:
+            results[id(grants)] = function(grants)
+        return results[id(grants)]
 
     return call
 

@@ -66,13 +66,13 @@ def clock_of(server: str) -> Iterator[Check]:
     """Compare this machine's clock with a server's."""
     with remote.anonymous(server) as client:
         before = time.time()
-        theirs = client.clock()
+        server_time = client.clock()
         after = time.time()
-    if theirs is None:
+    if server_time is None:
         yield Check("clock", NOT_CHECKED, "the server's responses have no Date")
         return
     # A Date header has whole seconds.
-    ahead = max(before - theirs - 1, theirs - after, 0)
+    ahead = max(before - server_time - 1, server_time - after, 0)
     if ahead > _TOLERATED:
         yield Check(
             "clock",

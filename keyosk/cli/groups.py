@@ -115,9 +115,9 @@ class Group(click.Group):
         """Return the options and commands that a name may mean."""
         if name in ("help", "version") and any(f"--{name}" in p.opts for p in self.get_params(ctx)):
             return [f"--{name}"]
-        known = self.list_commands(ctx)
+        commands = self.list_commands(ctx)
         word = name.lower().replace("_", "-")
         words = next((WORDS[w] for w in (word, word.removesuffix("s")) if w in WORDS), ())
-        return [each for each in words if each in known] or difflib.get_close_matches(
-            word, known, n=1
+        return [each for each in words if each in commands] or difflib.get_close_matches(
+            word, commands, n=1
         )

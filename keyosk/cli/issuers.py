@@ -363,8 +363,8 @@ def _show_report(name: str, report: Mapping[str, Any]) -> None:
         line = f"rule {match.get('name')} for {match.get('account')}: {state}{off}"
         click.echo(shared.printable(line))
         for miss in match.get("misses", ()):
-            wanted = " or ".join(json.dumps(value) for value in miss.get("wanted", ()))
-            line = f"  {miss.get('claim')} is {json.dumps(miss.get('found'))}, not {wanted}"
+            accepted = " or ".join(json.dumps(value) for value in miss.get("wanted", ()))
+            line = f"  {miss.get('claim')} is {json.dumps(miss.get('found'))}, not {accepted}"
             click.echo(shared.printable(line))
     if report.get("error_description"):
         click.echo(shared.printable(str(report["error_description"])))

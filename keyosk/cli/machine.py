@@ -149,10 +149,10 @@ def certificate(kid: str | None) -> str:
     """Return a self-signed certificate of a key as PEM. Raises ``NotFound``, ``Conflict``."""
     with host.installation() as installation:
         keys = installation.signing_keys.current
-        wanted = kid or keys.default.kid
-        if wanted not in keys.verifiers:
+        kid = kid or keys.default.kid
+        if kid not in keys.verifiers:
             raise NotFound("There is no such published key.")
-        private = installation.signing_keys.private_key(wanted)
+        private = installation.signing_keys.private_key(kid)
         if isinstance(private, HsmKey):
             raise Conflict("kid", "This key is in an HSM: use --pem or --jwk.")
         return material.certificate(private, installation.issuer)

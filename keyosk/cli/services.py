@@ -157,9 +157,9 @@ def set_service(
     """Change the given settings of the service; the others stay as they are."""
     patch = {field: value for field, value in options.items() if value not in (None, ())}
     preset = {} if verifier is None else PRESETS[verifier].fields
-    wanted = dict.fromkeys(reset) | preset | patch
+    fields = dict.fromkeys(reset) | preset | patch
     with shared.client() as client:
-        changed = client.patch("services", name, body=wanted).body
+        changed = client.patch("services", name, body=fields).body
         shared.show_object(changed, as_json=as_json)
         _show_lines(client, changed, verifier)
 
@@ -173,10 +173,14 @@ def set_scopes(name: str, scopes: tuple[str, ...], *, force: bool, as_json: bool
     """Replace the scopes of the service with SCOPES; those that stay keep their grants."""
     with shared.client() as client:
         current = client.get("services", name)
-        known = {scope.get("name"): scope for scope in current.body.get("scopes", ())}
-        wanted = [known.get(scope, scope) for scope in scopes]
+        current_scopes = {scope.get("name"): scope for scope in current.body.get("scopes", ())}
+        body_scopes = [current_scopes.get(scope, scope) for scope in scopes]
         changed = client.patch(
-            "services", name, body={"scopes": wanted}, etag=current.etag, **shared.forced(force)
+            "services",
+            name,
+            body={"scopes": body_scopes},
+            etag=current.etag,
+            **shared.forced(force),
         ).body
     shared.show_object(changed, as_json=as_json)
 
@@ -200,8 +204,10 @@ def set_exchange(
             for exchange in current.body.get("exchanges", ())
             if exchange.get("service") != target
         ]
-        wanted = kept if forbid else [*kept, {"service": target, "scopes": scopes}]
-        changed = client.patch("services", name, body={"exchanges": wanted}, etag=current.etag).body
+        exchanges = kept if forbid else [*kept, {"service": target, "scopes": scopes}]
+        changed = client.patch(
+            "services", name, body={"exchanges": exchanges}, etag=current.etag
+        ).body
     shared.show_object(changed, as_json=as_json)
 
 

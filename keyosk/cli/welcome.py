@@ -76,11 +76,11 @@ def _program() -> str:
 def curl(configuration: Config, admin: FirstAdmin) -> str:
     """Return the command that gets a token for the admin API."""
     user = admin.username if admin.password is None else f"{admin.username}:{admin.password}"
-    base, more = configuration.issuer, ""
+    base, options = configuration.issuer, ""
     if isinstance(configuration.bind, UnixAddress):
         # The issuer leads to a proxy, which need not be there yet.
-        base, more = "http://localhost", f" --unix-socket {shlex.quote(configuration.bind.path)}"
-    return f"curl{more} -u {shlex.quote(user)} {base}/auth/token -d audience=keyosk"
+        base, options = "http://localhost", f" --unix-socket {shlex.quote(configuration.bind.path)}"
+    return f"curl{options} -u {shlex.quote(user)} {base}/auth/token -d audience=keyosk"
 
 
 def _link(text: str) -> str:

@@ -72,9 +72,9 @@ def web_url(text: str) -> SplitResult | None:
     is_bracketed = place == f"[{host}]"
     if "%" in host or not (is_bracketed or place == host):
         return None
-    known = url.scheme in ("http", "https") and text.startswith(f"{url.scheme}://")
+    is_http = url.scheme in ("http", "https") and text.startswith(f"{url.scheme}://")
     return (
         url
-        if known and address_of(host, 443 if port is None else port, is_bracketed=is_bracketed)
+        if is_http and address_of(host, 443 if port is None else port, is_bracketed=is_bracketed)
         else None
     )

@@ -387,7 +387,7 @@ def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Ra
             faults.append(Fault(_CONFIG, f"there is no file {path}"))
         return {}
     further_values: dict[str, _RawValue] = {}
-    known: Mapping[str, str] = _KEYS
+    settings: Mapping[str, str] = _KEYS
     if files.is_environment_file(path):
         further = {name: str(value) for name, value in pairs.items() if name == _CONFIG and value}
         if further and not files.is_environment_file(Path(further[_CONFIG])):
@@ -399,15 +399,15 @@ def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Ra
             for name, text in texts.items()
             if name not in _VARIABLES and name.upper() in _VARIABLES
         }
-        pairs, known = _keyosk_variables(texts) | other_case, _VARIABLES
+        pairs, settings = _keyosk_variables(texts) | other_case, _VARIABLES
     return further_values | _by_setting(
-        pairs, known, faults, source=f"file {path}", where=f"{path}: "
+        pairs, settings, faults, source=f"file {path}", where=f"{path}: "
     )
 
 
 def _by_setting(
     pairs: Mapping[str, object],
-    known: Mapping[str, str],
+    settings: Mapping[str, str],
     faults: list[Fault],
     *,
     source: str,
@@ -416,9 +416,11 @@ def _by_setting(
     """Return the given values by setting, with secret files read; unknown names are faults."""
     by_setting: dict[str, _RawValue] = {}
     for name, value in pairs.items():
-        label, setting = where + name, known.get(name)
+        label, setting = where + name, settings.get(name)
         if setting is None:
-            faults.append(Fault(label, f"is unknown{suggestions.hint(name, _known_names(known))}"))
+            faults.append(
+                Fault(label, f"is unknown{suggestions.hint(name, _known_names(settings))}")
+            )
             continue
         try:
             if setting in by_setting:

@@ -19,7 +19,7 @@ _SYNONYMS: Final[Mapping[str, str]] = {
 _KUBERNETES: Final = re.compile(r"KEYOSK_(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_\w+)?)")
 
 
-def hint(name: str, known: Collection[str]) -> str:
+def hint(name: str, names: Collection[str]) -> str:
     """Return a suggestion for an unknown setting, to follow "is unknown"."""
     if _KUBERNETES.fullmatch(name):
         message = (
@@ -28,7 +28,7 @@ def hint(name: str, known: Collection[str]) -> str:
         return (
             f"{message}. To choose the port, set KEYOSK_BIND" if name == "KEYOSK_PORT" else message
         )
-    by_short_name = {setting.removeprefix(_PREFIX).lower(): setting for setting in known}
+    by_short_name = {setting.removeprefix(_PREFIX).lower(): setting for setting in names}
     meant = name.upper().removeprefix(_PREFIX).lower()
     meant = _SYNONYMS.get(meant, meant)
     near = difflib.get_close_matches(meant, by_short_name, n=1)

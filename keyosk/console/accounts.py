@@ -52,8 +52,8 @@ def accounts(visit: Visit) -> Response:
     if is_cut and not query["cursor"]:
         # A search by prefix is fast for any number of accounts.
         first = visit.api.get("/accounts", **query, limit=_FOUND).body["items"]
-        known = {account["id"] for account in first}
-        items = first + [account for account in items if account["id"] not in known]
+        first_ids = {account["id"] for account in first}
+        items = first + [account for account in items if account["id"] not in first_ids]
     looked_at = LOOKED_AT if is_cut else None
     return render("accounts.html", query=query, looked_at=looked_at, **pages_of(items, following))
 

@@ -251,8 +251,8 @@ def _with_visit(view: Any, **path: str) -> Response:
 
 
 def _redirect_to_login() -> Response:
-    wanted = request.full_path.rstrip("?") if request.method == "GET" else "/console"
-    response = redirect_to(f"/console/login?{urlencode({'next': wanted})}")
+    path = request.full_path.rstrip("?") if request.method == "GET" else "/console"
+    response = redirect_to(f"/console/login?{urlencode({'next': path})}")
     if "HX-Request" in request.headers:  # htmx would show the login page inside the page
         response.status_code = 204
         response.headers["HX-Redirect"] = response.headers.pop("Location")

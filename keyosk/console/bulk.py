@@ -61,34 +61,34 @@ def act(visit: Visit) -> Response:
     chosen = list(dict.fromkeys(request.form.getlist("account")))[:_MOST]
     if not chosen:
         return redirect_to("/console/accounts", "none-chosen")
-    what = _ACTS.get(text("act"))
-    if what is None:
+    action = _ACTS.get(text("act"))
+    if action is None:
         raise Invalid.field("act", "must be one of " + ", ".join(_ACTS))
     names = [_name(visit.api, username) for username in chosen[:_NAMED]]
     more = len(chosen) - len(names)
     page = confirmation_page(
         visit,
-        what.title.format(f"{len(chosen)} account{'' if len(chosen) == 1 else 's'}"),
-        (f"Of {', '.join(names)}{f' and {more} more' if more else ''}.", *what.effects),
-        button=what.button,
+        action.title.format(f"{len(chosen)} account{'' if len(chosen) == 1 else 's'}"),
+        (f"Of {', '.join(names)}{f' and {more} more' if more else ''}.", *action.effects),
+        button=action.button,
     )
     if page is not None:
         return page
-    outcomes = [_outcome(visit.api, what, username) for username in chosen]
+    outcomes = [_outcome(visit.api, action, username) for username in chosen]
     return render(
         "bulk.html",
-        title=what.button,
+        title=action.button,
         outcomes=outcomes,
         refused=sum(1 for username in outcomes if username["fault"]),
         at=max((username["at"] for username in outcomes if username["at"]), default=None),
     )
 
 
-def _outcome(api: Api, what: Act, reference: str) -> dict[str, Any]:
+def _outcome(api: Api, action: Act, reference: str) -> dict[str, Any]:
     """Return the result for one account; a refusal does not stop the others."""
     name, fault, at = _name(api, reference), None, None
     try:
-        at = what.send(api, f"/accounts/{segment(reference)}").effective_at
+        at = action.send(api, f"/accounts/{segment(reference)}").effective_at
     except Refused as error:
         fault = error.problem.get("detail") or error.problem.get("title") or "It was refused."
     return {"id": reference, "name": name, "fault": fault, "at": at}

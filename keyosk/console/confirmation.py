@@ -21,9 +21,9 @@ def confirm(visit: Visit) -> Response:
     return redirect_to(next_path()) if page is None else page
 
 
-def redirect(wanted: str) -> Response:
+def redirect(path: str) -> Response:
     """Redirect to the confirmation, and from there to a page of the console."""
-    return redirect_to(f"{_PLACE}?{urlencode({'next': wanted})}")
+    return redirect_to(f"{_PLACE}?{urlencode({'next': path})}")
 
 
 PAGES: Final = (Page("GET", _PLACE, confirm), Page("POST", _PLACE, confirm))

@@ -154,9 +154,9 @@ def rule(visit: Visit, name: str, rule_name: str) -> Response:
 def change_rule(visit: Visit, name: str, rule_name: str) -> Response:
     """Change a rule."""
     body: dict[str, Any] = _rule_fields()
-    wanted = _claims()
+    required = _claims()
     before = visit.api.get(_rule_path(name, rule_name)).body
-    body["claims"] = dict.fromkeys(before["claims"].keys() - wanted.keys()) | wanted
+    body["claims"] = dict.fromkeys(before["claims"].keys() - required.keys()) | required
     # SECURITY: an empty list of scopes limits the rule to none, and does not mean unlimited.
     if (before["scopes"] or None) == body["scopes"]:
         del body["scopes"]

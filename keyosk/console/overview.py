@@ -104,9 +104,9 @@ def _by_hour(rows: Iterable[tuple[str, int, int, int]]) -> list[tuple[str, int, 
     """Return the numbers of each hour, latest first, without empty hours."""
     hours: dict[str, list[int]] = {}
     for time, *counts in rows:
-        known = hours.setdefault(f"{time[:13]}:00:00Z", [0, 0, 0])
+        totals = hours.setdefault(f"{time[:13]}:00:00Z", [0, 0, 0])
         for place, count in enumerate(counts):
-            known[place] += count
+            totals[place] += count
     return [
         (hour, counts[0], counts[1], counts[2])
         for hour, counts in reversed(hours.items())

@@ -49,7 +49,7 @@ def options_to_add(
     account_id: str,
     username: str,
     challenge: bytes,
-    known: Collection[Passkey],
+    registered: Collection[Passkey],
 ) -> str:
     """Return what ``navigator.credentials.create`` takes, as JSON."""
     import webauthn  # noqa: PLC0415 - it slows down each start, and few need it
@@ -65,12 +65,14 @@ def options_to_add(
             resident_key=structs.ResidentKeyRequirement.DISCOURAGED,
             user_verification=structs.UserVerificationRequirement.REQUIRED,
         ),
-        exclude_credentials=_described(known),
+        exclude_credentials=_described(registered),
     )
     return webauthn.options_to_json(options)
 
 
-def options_to_show(party: RelyingParty, *, challenge: bytes, known: Collection[Passkey]) -> str:
+def options_to_show(
+    party: RelyingParty, *, challenge: bytes, registered: Collection[Passkey]
+) -> str:
     """Return what ``navigator.credentials.get`` takes, as JSON."""
     import webauthn  # noqa: PLC0415
     from webauthn.helpers import structs  # noqa: PLC0415
@@ -78,7 +80,7 @@ def options_to_show(party: RelyingParty, *, challenge: bytes, known: Collection[
     options = webauthn.generate_authentication_options(
         rp_id=party.id,
         challenge=challenge,
-        allow_credentials=_described(known),
+        allow_credentials=_described(registered),
         user_verification=structs.UserVerificationRequirement.REQUIRED,
     )
     return webauthn.options_to_json(options)
@@ -117,19 +119,19 @@ def verify_shown(
     *,
     account_id: str,
     challenge: bytes,
-    known: Collection[Passkey],
+    registered: Collection[Passkey],
 ) -> tuple[Passkey, tuple[str, ...]]:
-    """Return the one of the ``known`` passkeys that was shown, with its new count, and its ``amr``.
+    """Return the registered passkey that was shown, with its new count, and its ``amr``.
 
-    ``known``: those of the account ``account_id``. Raises ``BadCredentials``, also if its signature
-    count did not increase: it was copied.
+    ``registered``: those of the account ``account_id``. Raises ``BadCredentials``, also if its
+    signature count did not increase: it was copied.
     """
     import webauthn  # noqa: PLC0415
 
     credential = _read(response)
     try:
         shown_id = webauthn.base64url_to_bytes(credential["id"])
-        (passkey,) = [candidate for candidate in known if candidate.credential_id == shown_id]
+        (passkey,) = [candidate for candidate in registered if candidate.credential_id == shown_id]
         verified = webauthn.verify_authentication_response(
             credential=credential,
             expected_challenge=challenge,

@@ -165,8 +165,8 @@ def _names(*texts: str) -> frozenset[str]:
 
 
 def _without(names: frozenset[str], text: str) -> str:
-    wanted = sorted((name for name in names if len(name) >= _MIN_NAME_LENGTH), key=len)
-    return re.sub("|".join(map(re.escape, reversed(wanted))), " ", text)
+    longest_last = sorted((name for name in names if len(name) >= _MIN_NAME_LENGTH), key=len)
+    return re.sub("|".join(map(re.escape, reversed(longest_last))), " ", text)
 
 
 def _fold(text: str) -> str:

@@ -287,8 +287,8 @@ def _logged_in(token: Any, pin: str) -> Any:
 def _keys_labelled(session: Any, kid: str) -> list[Any]:
     binding = load_binding()
     kind = binding.ObjectClass.PRIVATE_KEY
-    wanted = {binding.Attribute.CLASS: kind, binding.Attribute.LABEL: kid}
-    return list(session.get_objects(wanted))
+    attributes = {binding.Attribute.CLASS: kind, binding.Attribute.LABEL: kid}
+    return list(session.get_objects(attributes))
 
 
 def _generate(session: Any, algorithm: str) -> tuple[Any, Any]:

@@ -92,8 +92,8 @@ class KeyTransaction:
     def remove(self, key: SigningKey, state: KeyState, gone_at: int) -> None:
         """Remove a key from the set, as gone or as compromised."""
         # The public key stays, because it verifies checkpoints of the audit log.
-        left = self._private_keys.left_of(key)
-        self.change(key.kid, state=state, gone_at=gone_at, sealed=left)
+        sealed = self._private_keys.sealed_after_removal(key)
+        self.change(key.kid, state=state, gone_at=gone_at, sealed=sealed)
 
     def record(self, caller: Caller, action: AuditAction, key: SigningKey) -> None:
         """Write the audit log's row of a change."""
@@ -129,7 +129,7 @@ class KeyChanges:
         with self._locked() as keys:
             yield keys
         # Not in the transaction, because no rollback can restore what an HSM has destroyed.
-        for key in self._private_keys.left_over(keys.rows):
+        for key in self._private_keys.not_destroyed(keys.rows):
             if self._private_keys.destroy(key.kid):
                 keys.change(key.kid, sealed=b"")
         self._keys.adopt(keys.rows)

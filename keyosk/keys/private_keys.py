@@ -66,7 +66,7 @@ class PrivateKeys:
         """Return the key encrypted under the first secret key. Raises ``WrongSecretKey``."""
         return self._safe.seal(self._safe.open(sealed, name=kid), name=kid)
 
-    def left_of(self, key: SigningKey) -> bytes:
+    def sealed_after_removal(self, key: SigningKey) -> bytes:
         """Return what remains stored of the private key after a key was removed.
 
         Nothing, or the reference to one in the HSM, until it is destroyed there as well.
@@ -76,7 +76,7 @@ class PrivateKeys:
         except WrongSecretKey:
             return b""  # unreadable, but it must be destroyed
 
-    def left_over(self, keys: Iterable[SigningKey]) -> list[SigningKey]:
+    def not_destroyed(self, keys: Iterable[SigningKey]) -> list[SigningKey]:
         """Return removed keys that still exist in the HSM; none shortly after a failure."""
         if self._hsm is None or time.monotonic() < self._destroys_from:
             return []

@@ -80,7 +80,7 @@ class KeySchedule:
                 keys.record(OPERATOR, "signing_key.rotate", new)
 
     def _is_due(self, rows: tuple[SigningKey, ...], now: int) -> bool:
-        if self._private_keys.left_over(rows) or self._lives.are_wrong(rows, now):
+        if self._private_keys.not_destroyed(rows) or self._lives.are_wrong(rows, now):
             return True
         return any(
             (

@@ -35,10 +35,10 @@ class Documents:
         like_a_token = claims.keys() & _ABOUT_A_LOGIN or typ.lower() in map(str.lower, TOKEN_TYPES)
         if like_a_token or path not in DOCUMENT_PATHS:
             raise ValueError("a signed document must not look like an access token")
-        whole = {"iss": self._issuer, "aud": self._issuer + path, **claims}
-        if "iat" in whole:
-            whole["iat"] -= self._backdate
-        return jws.signed(self._keys.signer(None), whole, typ)
+        document = {"iss": self._issuer, "aud": self._issuer + path, **claims}
+        if "iat" in document:
+            document["iat"] -= self._backdate
+        return jws.signed(self._keys.signer(None), document, typ)
 
     def verify(self, text: str, *, typ: str) -> dict[str, Any]:
         """Return the claims of a document, signed by any key that we ever had.

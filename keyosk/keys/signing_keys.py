@@ -204,19 +204,19 @@ class SigningKeys:
         It signs at once. Raises ``WrongSecretKey`` if the secret key does not open the existing
         keys, ``Unavailable`` if none can be generated.
         """
-        wanted = algorithm or self.algorithm
+        algorithm = algorithm or self.algorithm
         self.refresh()
-        if self._current is not None and wanted in self._current.signers:
+        if self._current is not None and algorithm in self._current.signers:
             return
         try:
-            key = self.draft(wanted)
+            key = self.draft(algorithm)
         except Invalid as error:  # a service used it before there was an HSM
-            raise Unavailable(f"No key can be made for {wanted}.") from error
+            raise Unavailable(f"No key can be made for {algorithm}.") from error
         key = replace(key, state=KeyState.ACTIVE, active_from=int(self._clock()))
         try:
             self._store.add(key)
         except Conflict:
-            _log.info("another process created the first key for %s", wanted)
+            _log.info("another process created the first key for %s", algorithm)
             self._private_keys.discard(key)
         self.refresh()
 
@@ -294,8 +294,8 @@ class SigningKeys:
 
     def _is_over(self) -> bool:
         """Return whether the key set is for another time than the present, earlier or later."""
-        known = self._current
-        return known is None or not known.made_at <= int(self._clock()) < known.changes_at
+        key_set = self._current
+        return key_set is None or not key_set.made_at <= int(self._clock()) < key_set.changes_at
 
     def _build(self) -> None:
         """Build the key set of this moment from the stored keys."""
@@ -313,8 +313,8 @@ class SigningKeys:
         published = [key for key in rows if is_published(key, now)]
         signing: dict[str, SigningKey] = {}
         for key in published:
-            known = signing.get(key.algorithm)
-            if is_signing(key, now) and (known is None or _began(known) < _began(key)):
+            other = signing.get(key.algorithm)
+            if is_signing(key, now) and (other is None or _began(other) < _began(key)):
                 signing[key.algorithm] = key
         common = [key for key in signing.values() if key.algorithm in material.ALGORITHMS]
         if not common:

@@ -116,13 +116,13 @@ class Metrics:
         self, credential: str, algorithm: str, *, grant_type: str, audiences: tuple[str, ...]
     ) -> None:
         """Count an access token. ``audiences``: of services; none for a proof of identity."""
-        known = self._audiences
-        if len(known) < _MOST_AUDIENCES:
-            known.update(audiences)
+        counted = self._audiences
+        if len(counted) < _MOST_AUDIENCES:
+            counted.update(audiences)
         self._add(
             ((TOKENS, credential, algorithm, grant_type), 1),
             *[
-                ((SERVICE_TOKENS, audience if audience in known else "", "of"), 1)
+                ((SERVICE_TOKENS, audience if audience in counted else "", "of"), 1)
                 for audience in audiences
             ],
             *(() if audiences else (((SERVICE_TOKENS, "none"), 1),)),

@@ -54,10 +54,10 @@ class _Collector:
 
 def _histogram(family: Family, numbers: Mapping[Key, float]) -> HistogramMetricFamily:
     metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    whole = dict.fromkeys((key[:-1] for key in numbers), None) or (
+    label_values = dict.fromkeys((key[:-1] for key in numbers), None) or (
         {(): None} if not family.labels else {}
     )
-    for values in whole:
+    for values in label_values:
         below, buckets = 0.0, []
         for limit in LIMITS:
             below += numbers.get((*values, limit), 0.0)

@@ -118,8 +118,8 @@ def current(principal: Principal, now: int) -> dict[str, Entitlement]:
     granted: dict[str, Entitlement] = {}
     for entitlement in principal.entitlements:
         if why_not(principal, entitlement, now) is None:
-            known = granted.get(entitlement.scope)
-            if known is None or _lasts_longer(entitlement, known):
+            other = granted.get(entitlement.scope)
+            if other is None or _lasts_longer(entitlement, other):
                 granted[entitlement.scope] = entitlement
     if principal.limit is None:
         return granted

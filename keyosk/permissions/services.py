@@ -222,10 +222,10 @@ class Services:
             self._services.set_scopes(service, after.scopes)
             if after.policy.token_lifetime != service.policy.token_lifetime:
                 self._revocations.note_lifetimes()
-            wanted = after.policy.signing_algorithm
-            if wanted is not None and wanted != service.policy.signing_algorithm:
+            algorithm = after.policy.signing_algorithm
+            if algorithm is not None and algorithm != service.policy.signing_algorithm:
                 # The key set that its verifiers have may lack a key of this algorithm.
-                self._rotation.publish_for(caller, wanted, draft=draft)
+                self._rotation.publish_for(caller, algorithm, draft=draft)
             old, new = changed(fields_of(service), fields_of(after))
             self._audit.record(caller, "service.change", _target(service), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
@@ -303,7 +303,7 @@ class Services:
 
     def ensure_own(self, scopes: Sequence[Scope]) -> None:
         """Make Keyosk's own service, and give it these scopes, where they are missing."""
-        wanted = tuple(sorted(scopes, key=lambda scope: scope.name))
+        own_scopes = tuple(sorted(scopes, key=lambda scope: scope.name))
         with self._database.transaction():
             if self._services.policy_for(KEYOSK) is None:
                 service = self._made(
@@ -316,14 +316,14 @@ class Services:
                         "title": "Keyosk",
                         "description": "The admin API of this installation.",
                     },
-                    wanted,
+                    own_scopes,
                     int(self._clock()),
                 )
                 self._services.add(service)
                 self._audit.record(OPERATOR, "service.create", _target(service))
             service = self._services.by_name(KEYOSK)
-            if service.scopes != wanted:
-                self._services.set_scopes(service, wanted)
+            if service.scopes != own_scopes:
+                self._services.set_scopes(service, own_scopes)
 
     def _check_rights(self, caller: Caller, before: Service | None, after: Service) -> None:
         """Check the safeguards for the rights that the fields of a service hand out.
@@ -335,13 +335,15 @@ class Services:
         Raises ``RefusedByRule``.
         """
         acting = None if before is None else (before.account, before.policy.audience)
-        known: set[tuple[str, str]] = set()
+        additions_before: set[tuple[str, str]] = set()
         if after.account is not None and acting != (after.account, after.policy.audience):
             self._safeguards.may_give(caller, [INTROSPECT])
         elif before is not None:
-            known = set(_additions(before))
+            additions_before = set(_additions(before))
         # SECURITY: otherwise a caller who may write services could use the scopes of others.
-        self._safeguards.may_give(caller, [scope for _, scope in set(_additions(after)) - known])
+        self._safeguards.may_give(
+            caller, [scope for _, scope in set(_additions(after)) - additions_before]
+        )
         for username in {after.account} ^ {before.account if before else None}:
             if username is not None:
                 self._safeguards.may_change(caller, self._services.account_id(username))

@@ -240,7 +240,7 @@ class AccountLists:
         self, prefix: str, after: tuple[str, str] | None, *, most: int
     ) -> tuple[list[tuple[str, str]], tuple[str, str] | None]:
         """Return the names with a prefix, each with its account's id, and the last known name."""
-        known: set[tuple[str, str]] = set()
+        names: set[tuple[str, str]] = set()
         horizon: tuple[str, str] | None = None
         for column, start in _beginnings(prefix):
             name, key = self._by_code_point(column), tables.Account.id
@@ -252,7 +252,7 @@ class AccountLists:
             if after is not None:
                 query = query.where(name >= after[0], peewee.Tuple(name, key) > after)
             rows = self._database.rows(query.order_by(*order).limit(most))
-            known.update(
+            names.update(
                 (row[column.name], row["id"])
                 for row in rows
                 if row[column.name]
@@ -261,7 +261,7 @@ class AccountLists:
             if len(rows) == most:
                 last = (rows[-1][column.name], rows[-1]["id"])
                 horizon = last if horizon is None else min(horizon, last)
-        return sorted(name for name in known if horizon is None or name <= horizon), horizon
+        return sorted(name for name in names if horizon is None or name <= horizon), horizon
 
     def _loaded(self, keys: Sequence[str], conditions: Sequence[peewee.Expression]) -> Rows:
         """Return the rows of these accounts that meet the conditions, in this order."""
@@ -374,8 +374,8 @@ def _beginnings(prefix: str) -> tuple[tuple[peewee.Field, str], tuple[peewee.Fie
 
 def _holds(condition: peewee.Expression) -> peewee.Expression:
     """Return the condition that the account has such a grant, with a limit for the planner."""
-    mine = tables.Grant.account == tables.Account.id
-    grants = tables.Grant.select(peewee.SQL("1")).where(mine, condition).limit(1)
+    of_account = tables.Grant.account == tables.Account.id
+    grants = tables.Grant.select(peewee.SQL("1")).where(of_account, condition).limit(1)
     # Not "== 1": PostgreSQL would expect few results, and read and sort all accounts.
     holds: peewee.Expression = fn.COALESCE(grants, 0) != 0
     return holds

@@ -43,13 +43,15 @@ class AccountStore:
         self._by_username = database.compile(
             _select().where(account.username == parameter("username"))
         )
-        known = tables.KnownSource
-        from_there = (known.account == account.id) & (known.source == parameter("source"))
+        known_source = tables.KnownSource
+        from_there = (known_source.account == account.id) & (
+            known_source.source == parameter("source")
+        )
         self._password = database.compile(
-            account.select(password.id, password.hash, known.seen_at)
+            account.select(password.id, password.hash, known_source.seen_at)
             .join(password, JOIN.LEFT_OUTER)
             .switch(account)
-            .join(known, JOIN.LEFT_OUTER, on=from_there)
+            .join(known_source, JOIN.LEFT_OUTER, on=from_there)
             .where(account.username == parameter("username"))
         )
 

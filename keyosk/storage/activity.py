@@ -53,17 +53,17 @@ class ActivityStore:
 
     def add(self, counts: Mapping[tuple[int, str], int]) -> None:
         """Add to the counts by minute and kind, in one transaction."""
-        known = tables.Activity
+        table = tables.Activity
         rows = [
             {"minute": minute, "kind": kind, "count": count}
             # In a fixed order, so that two statements never deadlock.
             for (minute, kind), count in sorted(counts.items())
         ]
         self._database.write(
-            known.insert_many(rows)
+            table.insert_many(rows)
             .on_conflict(
-                conflict_target=[known.minute, known.kind],
-                update={known.count: known.count + EXCLUDED.count},
+                conflict_target=[table.minute, table.kind],
+                update={table.count: table.count + EXCLUDED.count},
             )
             .returning()
         )

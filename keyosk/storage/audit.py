@@ -233,8 +233,8 @@ def _columns(row: AuditRow) -> dict[str, Any]:
 
 def _texts(values: Collection[Mapping[str, Any]]) -> list[str]:
     """Return each value as JSON; many are the same object."""
-    known = {id(value): value for value in values}
-    texts = dict(zip(known, _encoded([*known.values()]), strict=True))
+    by_identity = {id(value): value for value in values}
+    texts = dict(zip(by_identity, _encoded([*by_identity.values()]), strict=True))
     return [texts[id(value)] for value in values]
 
 

@@ -41,14 +41,14 @@ class AuditCounts:
 
         Those from further addresses than ``_PLACES`` are counted together, without an address.
         """
-        known = tables.LoginFailure
-        at_once = (known.account == failure.account) & (known.minute == failure.minute)
+        table = tables.LoginFailure
+        at_once = (table.account == failure.account) & (table.minute == failure.minute)
         address = failure.address
-        if self._database.row(known.select().where(at_once & (known.address == address))) is None:
-            places = self._database.count(known.select().where(at_once))
+        if self._database.row(table.select().where(at_once & (table.address == address))) is None:
+            places = self._database.count(table.select().where(at_once))
             address = address if places < _PLACES else ""
         self._database.write(
-            known.insert(
+            table.insert(
                 account=failure.account,
                 address=address,
                 minute=failure.minute,
@@ -56,13 +56,13 @@ class AuditCounts:
                 throttled=failure.throttled,
             )
             .on_conflict(
-                conflict_target=[known.account, known.address, known.minute],
+                conflict_target=[table.account, table.address, table.minute],
                 update={
-                    known.count: known.count + EXCLUDED.count,
-                    known.throttled: known.throttled | EXCLUDED.throttled,
+                    table.count: table.count + EXCLUDED.count,
+                    table.throttled: table.throttled | EXCLUDED.throttled,
                 },
                 # Without a change nothing is written.
-                where=(EXCLUDED.count > 0) | ~known.throttled,
+                where=(EXCLUDED.count > 0) | ~table.throttled,
             )
             .returning()
         )
@@ -91,25 +91,25 @@ class AuditCounts:
     def show_refusal(self, refusal: Refusal, *, most: int) -> bool:
         """Return whether a refusal gets a row, as one of ``most`` of its account and minute."""
         public = replace(refusal, credential="", action=_SHOWN)
-        known = tables.Refusal
-        mine = (
-            (known.account == public.account)
-            & (known.credential == "")
-            & (known.action == _SHOWN)
-            & (known.minute == public.minute)
+        table = tables.Refusal
+        of_minute = (
+            (table.account == public.account)
+            & (table.credential == "")
+            & (table.action == _SHOWN)
+            & (table.minute == public.minute)
         )
-        before = self._database.row(known.select(known.count).where(mine))
+        before = self._database.row(table.select(table.count).where(of_minute))
         if before is not None and before["count"] >= most:
             return False
         self.count_refusal(public)
-        after = self._database.row(known.select(known.count).where(mine))
+        after = self._database.row(table.select(table.count).where(of_minute))
         return after is not None and after["count"] <= most
 
     def count_refusal(self, refusal: Refusal) -> None:
         """Add to the refusals of this account, credential, kind and minute."""
-        known = tables.Refusal
+        table = tables.Refusal
         self._database.write(
-            known.insert(
+            table.insert(
                 account=refusal.account,
                 credential=refusal.credential,
                 action=refusal.action,
@@ -118,8 +118,8 @@ class AuditCounts:
                 sample=json.dumps(refusal.sample),
             )
             .on_conflict(
-                conflict_target=[known.account, known.credential, known.action, known.minute],
-                update={known.count: known.count + EXCLUDED.count},
+                conflict_target=[table.account, table.credential, table.action, table.minute],
+                update={table.count: table.count + EXCLUDED.count},
             )
             .returning()
         )

@@ -159,9 +159,9 @@ class Inserts:
 
         ``skipping_taken``: it skips rows that conflict, and returns the keys of the others.
         """
-        known = self._known.get((table, names, skipping_taken))
-        if known is not None:
-            return known
+        cached = self._known.get((table, names, skipping_taken))
+        if cached is not None:
+            return cached
         meta = table._meta
         fields = [meta.combined[name] for name in names]
         query = table.insert_many([[None] * len(fields)], fields=fields)

@@ -64,8 +64,8 @@ def exists(path: Path) -> bool:
             return False
         # A named pipe would be waited for, and a device closed to everybody else.
         if not path.is_file():
-            what = "a folder" if path.is_dir() else "no file"
-            raise DatabaseUnusable(f"Cannot use {path} as the database: it is {what}.")
+            kind = "a folder" if path.is_dir() else "no file"
+            raise DatabaseUnusable(f"Cannot use {path} as the database: it is {kind}.")
     except OSError as error:
         raise DatabaseUnusable(f"Cannot look at {path}: {error.strerror}.") from error
     if not os.access(path, os.R_OK | os.W_OK):  # SQLite's error says less
@@ -102,10 +102,10 @@ class OpenedFile:
             self._identity = identity  # it was just made
         if identity is None or identity != self._identity:
             self.due = 0.0
-            what = "is not there" if identity is None else "is another file than the one in use"
+            fault = "is not there" if identity is None else "is another file than the one in use"
             raise Unavailable(
                 "The database is not available.",
-                reason=f"{self._path} {what}: put the right one back, or restart Keyosk",
+                reason=f"{self._path} {fault}: put the right one back, or restart Keyosk",
             )
         self.due = time.perf_counter() + _BETWEEN_READS
 

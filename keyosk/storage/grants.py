@@ -61,12 +61,12 @@ class GrantStore:
         scopes or roles was deleted meanwhile.
         """
         of_account = tables.Grant.account == account_id
-        known = self._database.rows(
+        before = self._database.rows(
             tables.Grant.select(
                 tables.Grant.scope, tables.Grant.role, tables.Grant.granted_at
             ).where(of_account)
         )
-        since = {(row["scope"], row["role"]): row["granted_at"] for row in known}
+        since = {(row["scope"], row["role"]): row["granted_at"] for row in before}
         self._database.write(tables.Grant.delete().where(of_account))
         self._insert({account_id: grants}, role_ids, now=now, since=since)
 

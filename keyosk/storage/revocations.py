@@ -217,18 +217,18 @@ class RevocationStore:
             places.append((credentials[login.credential], login.credential_id))
         for table, row_id in places:
             columns: Any = table
-            mine = (columns.id == row_id) & (columns.tokens_from > latest)
-            self._database.write(table.update(tokens_from=moment).where(mine))
+            is_later = (columns.id == row_id) & (columns.tokens_from > latest)
+            self._database.write(table.update(tokens_from=moment).where(is_later))
 
     def offer_lifetimes(self, default: int, now: int) -> None:
         """Store the lifetimes of tokens from ``now`` on: the default, and those of services."""
         offered = {default, *self._of_services()}
-        known = {
+        stored = {
             row["seconds"]: row["ended_at"] for row in self._database.rows(tables.Lifetime.select())
         }
-        for seconds in offered - known.keys():
+        for seconds in offered - stored.keys():
             self._database.insert(tables.Lifetime, [{"seconds": seconds, "ended_at": None}])
-        for seconds, ended_at in known.items():
+        for seconds, ended_at in stored.items():
             ends = None if seconds in offered else ended_at or now
             if ends != ended_at:
                 self._database.write(
@@ -247,9 +247,9 @@ class RevocationStore:
         for each in revocations:
             if each.issued_before is not None:
                 alike[each.claim, each.issued_before].append(each.value)
-        for (claim, moment), wanted in alike.items():
-            for start in range(0, len(wanted), _AT_ONCE):
-                values = wanted[start : start + _AT_ONCE]
+        for (claim, moment), revoked in alike.items():
+            for start in range(0, len(revoked), _AT_ONCE):
+                values = revoked[start : start + _AT_ONCE]
                 less = (
                     (revocation.claim == claim.value)
                     & revocation.value.in_(values)
@@ -272,11 +272,11 @@ class RevocationStore:
         return [row["token_lifetime"] for row in self._database.rows(query.distinct())]
 
     def _raise(self, table: type[peewee.Model], ids: Collection[str], moment: int) -> None:
-        wanted = list(ids)
+        id_list = list(ids)
         columns: Any = table
-        for start in range(0, len(wanted), _AT_ONCE):
+        for start in range(0, len(id_list), _AT_ONCE):
             self._database.write(
                 table.update(tokens_from=moment).where(
-                    columns.id.in_(wanted[start : start + _AT_ONCE])
+                    columns.id.in_(id_list[start : start + _AT_ONCE])
                 )
             )

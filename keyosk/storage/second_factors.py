@@ -110,8 +110,8 @@ class SecondFactorStore:
 
     def use_code(self, factor_id: str, digest: bytes, *, now: int) -> bool:
         """Delete a recovery code; returns whether it existed, because it works once."""
-        mine = (_CODE.digest == digest) & (_CODE.factor == factor_id)
-        if self._database.write(_CODE.delete().where(mine)) != 1:
+        this_code = (_CODE.digest == digest) & (_CODE.factor == factor_id)
+        if self._database.write(_CODE.delete().where(this_code)) != 1:
             return False
         self._database.write(_FACTOR.update(last_used_at=now).where(_FACTOR.id == factor_id))
         return True
@@ -127,8 +127,8 @@ class SecondFactorStore:
 
 
 def _of(account_id: str) -> "peewee.ModelSelect[Any]":
-    left = _CODE.select(fn.COUNT(_CODE.digest)).where(_CODE.factor == _FACTOR.id)
-    query = _FACTOR.select(_FACTOR, left.alias("remaining"))
+    remaining = _CODE.select(fn.COUNT(_CODE.digest)).where(_CODE.factor == _FACTOR.id)
+    query = _FACTOR.select(_FACTOR, remaining.alias("remaining"))
     return query.where(_FACTOR.account == account_id)
 
 

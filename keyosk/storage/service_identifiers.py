@@ -20,10 +20,10 @@ def check(database: Database, service: Service) -> None:
     ``claim`` finds concurrent conflicts.
     """
     table = tables.ServiceIdentifier
-    wanted = _keys(service)
-    others = table.select().where(table.key.in_(list(wanted)) & (table.service != service.id))
+    identifiers = _keys(service)
+    others = table.select().where(table.key.in_(list(identifiers)) & (table.service != service.id))
     taken = {row["key"] for row in database.rows(others)}
-    for key, (field, text) in wanted.items():
+    for key, (field, text) in identifiers.items():
         if key in taken:
             raise Conflict(field, _SHARED.format(text))
 

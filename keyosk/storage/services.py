@@ -130,9 +130,13 @@ class ServiceStore:
         if not rows:
             return None
         *columns, audiences = rows[0]
-        found = policy(tuple(columns))
+        service_policy = policy(tuple(columns))
         others = json.loads(audiences or "[]")
-        return found if target in (found.audience, found.name, *others) else None
+        return (
+            service_policy
+            if target in (service_policy.audience, service_policy.name, *others)
+            else None
+        )
 
     def page(self, list_query: ListQuery) -> list[Service]:
         """Return a page of services."""
@@ -251,10 +255,10 @@ class ServiceStore:
 
     def existing_scopes(self, names: Iterable[str]) -> set[str]:
         """Return those names that are scopes of a service."""
-        wanted = list(names)
-        if not wanted:
+        names = list(names)
+        if not names:
             return set()
-        query = tables.Scope.select(tables.Scope.name).where(tables.Scope.name.in_(wanted))
+        query = tables.Scope.select(tables.Scope.name).where(tables.Scope.name.in_(names))
         return {row["name"] for row in self._database.rows(query)}
 
     def scopes_like(self, name: str) -> list[str]:
@@ -333,11 +337,11 @@ class ServiceStore:
         return exchanges
 
     def _usernames(self, account_ids: Iterable[str | None]) -> dict[str, str]:
-        wanted = [account_id for account_id in account_ids if account_id is not None]
-        if not wanted:
+        ids = [account_id for account_id in account_ids if account_id is not None]
+        if not ids:
             return {}
         query = tables.Account.select(tables.Account.id, tables.Account.username)
-        rows = self._database.rows(query.where(tables.Account.id.in_(wanted)))
+        rows = self._database.rows(query.where(tables.Account.id.in_(ids)))
         return {row["id"]: row["username"] for row in rows}
 
     def _one(self, condition: peewee.Expression) -> Service:

@@ -49,15 +49,15 @@ class ThrottlingStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._takes: dict[int, Compiled] = {}
-        allowance, known = tables.Allowance, tables.KnownSource
-        mine = known.account == parameter("account_id")
+        allowance, known_source = tables.Allowance, tables.KnownSource
+        of_account = known_source.account == parameter("account_id")
         now = parameter("now")
         self._seen_at = database.compile(
-            known.select(known.seen_at)
+            known_source.select(known_source.seen_at)
             .join(tables.Account)
             .where(
                 (tables.Account.username == parameter("username"))
-                & (known.source == parameter("source"))
+                & (known_source.source == parameter("source"))
             )
         )
         self._refund = database.compile(
@@ -68,22 +68,32 @@ class ThrottlingStore:
         )
         # Times from a clock that was ahead must not outlive later ones.
         self._date_back_sources = database.compile(
-            known.update(seen_at=now - 1).where(mine & (known.seen_at > now + _APART)),
+            known_source.update(seen_at=now - 1).where(
+                of_account & (known_source.seen_at > now + _APART)
+            ),
             repeatable=False,
         )
         self._see_source = database.compile(
-            known.insert(account=parameter("account_id"), source=parameter("source"), seen_at=now)
+            known_source.insert(
+                account=parameter("account_id"), source=parameter("source"), seen_at=now
+            )
             .on_conflict(
-                conflict_target=[known.account, known.source],
-                update={known.seen_at: now},
-                where=(known.seen_at < now - _SEEN_RESOLUTION),
+                conflict_target=[known_source.account, known_source.source],
+                update={known_source.seen_at: now},
+                where=(known_source.seen_at < now - _SEEN_RESOLUTION),
             )
             .returning(),
             repeatable=False,
         )
-        kept = known.select(known.source).where(mine).order_by(known.seen_at.desc()).limit(_KNOWN)
+        kept = (
+            known_source.select(known_source.source)
+            .where(of_account)
+            .order_by(known_source.seen_at.desc())
+            .limit(_KNOWN)
+        )
         self._forget_sources = database.compile(
-            known.delete().where(mine & known.source.not_in(kept)), repeatable=False
+            known_source.delete().where(of_account & known_source.source.not_in(kept)),
+            repeatable=False,
         )
 
     def admit(self, allowances: Sequence[Allowance], now: int) -> frozenset[str]:

@@ -20,8 +20,8 @@ class VerificationStore:
 
     def of_service(self, service_id: str) -> Verification | None:
         """Return the result of the last test, ``None`` if there was none."""
-        known = tables.Verification
-        row = self._database.row(known.select().where(known.service == service_id))
+        table = tables.Verification
+        row = self._database.row(table.select().where(table.service == service_id))
         if row is None:
             return None
         del row["service"]
@@ -29,17 +29,17 @@ class VerificationStore:
 
     def replace(self, service_id: str, verification: Verification) -> None:
         """Store a result, replacing the one before. Raises ``NotFound``."""
-        known = tables.Verification
+        table = tables.Verification
         row = {
             **asdict(verification),
             "service": service_id,
             "failed": json.dumps(verification.failed),
         }
-        fields = [field for field in known._meta.sorted_fields if field is not known.service]
+        fields = [field for field in table._meta.sorted_fields if field is not table.service]
         query = (
-            known.insert(row)
+            table.insert(row)
             .on_conflict(
-                conflict_target=[known.service],
+                conflict_target=[table.service],
                 update={field: getattr(EXCLUDED, field.name) for field in fields},
             )
             .returning()

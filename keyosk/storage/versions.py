@@ -22,7 +22,7 @@ def following(database: Database, table: Any) -> Any:
 
 
 def change(
-    database: Database, query: "peewee.ModelUpdate", wanted: Versions | None, *, noun: str
+    database: Database, query: "peewee.ModelUpdate", versions: Versions | None, *, noun: str
 ) -> int:
     """Run the update of one object; returns its new version.
 
@@ -30,7 +30,7 @@ def change(
     ``peewee.IntegrityError``.
     """
     version = query.model.version
-    rows = database.returned(_at(query, wanted, noun=noun).returning(version))
+    rows = database.returned(_at(query, versions, noun=noun).returning(version))
     if not rows:
         raise Stale.version(noun)
     number: int = rows[0]["version"]
@@ -38,21 +38,21 @@ def change(
 
 
 def remove(
-    database: Database, query: "peewee.ModelDelete", wanted: Versions | None, *, noun: str
+    database: Database, query: "peewee.ModelDelete", versions: Versions | None, *, noun: str
 ) -> None:
     """Run the deletion of one object, as ``change`` does. Raises ``Stale``."""
-    if not database.write(_at(query, wanted, noun=noun)):
+    if not database.write(_at(query, versions, noun=noun)):
         raise Stale.version(noun)
 
 
-def _at(query: Any, wanted: Versions | None, *, noun: str) -> Any:
-    if wanted is None:
+def _at(query: Any, versions: Versions | None, *, noun: str) -> Any:
+    if versions is None:
         return query
-    if wanted.any_of is not None and not wanted.any_of:
+    if versions.any_of is not None and not versions.any_of:
         raise Stale.version(noun)  # no version matches, so no query is needed
     column = query.model.version
-    if wanted.any_of is not None:
-        query = query.where(column.in_(sorted(wanted.any_of)))
-    if wanted.none_of:
-        query = query.where(column.not_in(sorted(wanted.none_of)))
+    if versions.any_of is not None:
+        query = query.where(column.in_(sorted(versions.any_of)))
+    if versions.none_of:
+        query = query.where(column.not_in(sorted(versions.none_of)))
     return query

@@ -126,26 +126,26 @@ def _good_claims(service: Service, issuer: str, now: int) -> Claims:
 
 def _near_misses(scopes: Sequence[str], required: str | None) -> Iterator[tuple[str, str, str]]:
     """Return scopes that a careless comparison takes for the required ones, with names."""
-    wanted = [required] if required else scopes
+    right = [required] if required else scopes
     others = [scope for scope in scopes if scope != required] if required else []
     candidates = {
-        "scope-longer": ([f"{each}er" for each in wanted], "its scopes begin like the right ones"),
-        "scope-shorter": ([each[:-1] for each in wanted], "the right scopes begin like its own"),
+        "scope-longer": ([f"{each}er" for each in right], "its scopes begin like the right ones"),
+        "scope-shorter": ([each[:-1] for each in right], "the right scopes begin like its own"),
         "scope-with-prefix": (
-            [f"x{each}" for each in wanted],
+            [f"x{each}" for each in right],
             "its scopes end like the right ones",
         ),
-        "scope-case": ([each.swapcase() for each in wanted], "its scopes have another case"),
+        "scope-case": ([each.swapcase() for each in right], "its scopes have another case"),
         "scope-elsewhere": (
-            [f"somebody-else:{each.rpartition(':')[2]}" for each in wanted],
+            [f"somebody-else:{each.rpartition(':')[2]}" for each in right],
             "its scopes are those of another service",
         ),
         "scope-others": (others, "it has every scope of the service but the required one"),
     }
-    if wanted:
+    if right:
         yield "scope-empty", "", "it has no scope"
     for name, (texts, flaw) in candidates.items():
-        near = [text for text in texts if text and text not in wanted]
+        near = [text for text in texts if text and text not in right]
         if near and (name == "scope-others" or not set(near) & set(scopes)):
             yield name, " ".join(near), flaw
 

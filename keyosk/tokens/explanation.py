@@ -115,13 +115,13 @@ class Explainer:
         if token_request.targets:
             policy = map(self._services.policy_for, token_request.targets)
             audiences = frozenset(each.audience for each in policy if each is not None)
-        known = self._services.existing_scopes(names)
+        existing = self._services.existing_scopes(names)
         missing = {}
         for name in names:
             why = entitlements.why_missing(
                 principal, name, now=now, audiences=audiences, algorithm=self._tokens.algorithm
             )
-            if why is Reason.NOT_GRANTED and name not in known:
+            if why is Reason.NOT_GRANTED and name not in existing:
                 why = Reason.UNKNOWN_SCOPE
             if why is not None:
                 missing[name] = why

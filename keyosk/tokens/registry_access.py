@@ -23,14 +23,14 @@ def access(
     which the specification does not call an error. Raises ``InvalidScope`` for far too many
     resources.
     """
-    wanted = dict.fromkeys(item for text in parameters for item in text.split(" ") if item)
-    if len(wanted) > _MOST:
+    resources = dict.fromkeys(item for text in parameters for item in text.split(" ") if item)
+    if len(resources) > _MOST:
         raise InvalidScope(f"A request may name at most {_MOST} resources.")
     owned = [(scope, *_parts(scope)) for scope in held]
     claim: list[Mapping[str, Any]] = []
     used: dict[str, None] = {}
-    for item in wanted:
-        kind, name, actions = _parts(item)
+    for resource in resources:
+        kind, name, actions = _parts(resource)
         granted = []
         for action in dict.fromkeys(actions.split(",")):
             scopes = [

@@ -40,11 +40,11 @@ class Tracing:
 
     def __init__(self, *, version: str, has_postgresql: bool) -> None:
         resource = Resource.create()
-        more = {SERVICE_VERSION: version}
+        attributes = {SERVICE_VERSION: version}
         if str(resource.attributes.get(SERVICE_NAME, _UNNAMED)).startswith(_UNNAMED):
-            more[SERVICE_NAME] = "keyosk"
+            attributes[SERVICE_NAME] = "keyosk"
         self._provider = TracerProvider(
-            resource=resource.merge(Resource(more)), shutdown_on_exit=False
+            resource=resource.merge(Resource(attributes)), shutdown_on_exit=False
         )
         self._provider.add_span_processor(
             _Allowlist(OTLPSpanExporter(), meter_provider=NoOpMeterProvider())

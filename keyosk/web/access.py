@@ -210,15 +210,15 @@ def recheck(installation: Installation, caller: Caller, scope: str) -> Caller:
         return caller
     now = int(installation.clock())
     principal = installation.authentication.reload(caller)
-    left = replace(
+    reduced = replace(
         caller,
         scopes=caller.scopes & entitlements.keyosk_scopes(principal, now),
         held=caller.held & frozenset(entitlements.current(principal, now)),
         conditions=entitlements.conditions(principal, now),
     )
-    if not left.has(scope):
+    if not reduced.has(scope):
         raise InsufficientScope(scope)
-    return left
+    return reduced
 
 
 def login(installation: Installation) -> Principal:

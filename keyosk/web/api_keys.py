@@ -118,15 +118,15 @@ class FindResource(Endpoint):
         secret, digest, prefix = _searched(self.load())
         api_keys = self.installation.api_keys
         same = None if digest is None else api_keys.find_by_digest(digest)
-        found, more = ([same], False) if same else api_keys.find_by_prefix(prefix)
-        matches = "secret" if same else "prefix" if found else "none"
+        keys, has_more = ([same], False) if same else api_keys.find_by_prefix(prefix)
+        matches = "secret" if same else "prefix" if keys else "none"
         is_whole = secret is None or api_key_format.is_well_formed(secret)
         return json_response(
             {
                 "matches": matches,
                 "is_whole": is_whole,
-                "items": [_found_body(item) for item in found],
-                "more": more,
+                "items": [_found_body(item) for item in keys],
+                "more": has_more,
             }
         )
 

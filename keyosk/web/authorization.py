@@ -16,10 +16,10 @@ _KEY_IN_BASIC: Final = f":{api_key_format.PREFIX}".encode()
 def credentials() -> Credentials:
     """Return the credentials of the request, not yet verified."""
     context = current_g()
-    known: Credentials | None = context.get("credentials")
-    if known is None:
-        known = context.credentials = _read(current_request().headers.get("Authorization"))
-    return known
+    parsed: Credentials | None = context.get("credentials")
+    if parsed is None:
+        parsed = context.credentials = _read(current_request().headers.get("Authorization"))
+    return parsed
 
 
 def needs_no_hash(header: str) -> bool:

@@ -26,5 +26,5 @@ BY_CONSOLE: Final = object()
 def console_login(request: Request) -> Principal | None:
     """Return the login of the console session that makes this request, if one does."""
     environ: dict[Any, Any] = request.environ
-    found: Principal | None = environ.get(BY_CONSOLE)
-    return found
+    principal: Principal | None = environ.get(BY_CONSOLE)
+    return principal

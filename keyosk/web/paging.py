@@ -154,26 +154,28 @@ def page(
     """
     parameters = _parameters({"limit", "cursor", "sort", "total", *lists.filters})
     sort = parameters.get("sort", lists.default(parameters))
-    list_query, left = _list_query(lists, sort, parameters)
-    seen = horizon(list_query) if horizon else None
-    rows = read(list_query if seen is None else _until(lists, list_query, seen))
+    list_query, remaining = _list_query(lists, sort, parameters)
+    horizon_object = horizon(list_query) if horizon else None
+    rows = read(list_query if horizon_object is None else _until(lists, list_query, horizon_object))
     items = rows[: list_query.limit - 1]
     is_full = len(rows) == list_query.limit
-    last = items[-1] if is_full else seen
+    last = items[-1] if is_full else horizon_object
     following = None
     if last is not None:
         if "cursor" not in parameters:
             list_query = _ending(lists, list_query, read)
             if list_query.newest is not None:
                 # Counting the results would look at more objects than a page may.
-                left = _room(list_query, count) if seen is None else _MANY
-        if left == 0:
+                remaining = _room(list_query, count) if horizon_object is None else _MANY
+        if remaining == 0:
             following = _by_id(sort, list_query, last.created_at, last=last.id)
-        elif left is not None and left <= len(items):
+        elif remaining is not None and remaining <= len(items):
             following = _by_id(sort, list_query, 0, last=_BEFORE_ALL)
         else:
-            left = None if left is None else _left(left - len(items), list_query, count)
-            following = _cursor(lists, sort, list_query, last=last, left=left)
+            remaining = (
+                None if remaining is None else _remaining(remaining - len(items), list_query, count)
+            )
+            following = _cursor(lists, sort, list_query, last=last, remaining=remaining)
     response = json_response({"items": [shape(item) for item in items], "next": following})
     if following is not None:
         query = urlencode({**parameters, "cursor": following})
@@ -215,22 +217,22 @@ def _room(list_query: ListQuery, count: Callable[[ListQuery], int]) -> int:
     return counted + list_query.limit - 1 if counted < COUNTED else _MANY
 
 
-def _left(left: int, list_query: ListQuery, count: Callable[[ListQuery], int]) -> int:
+def _remaining(remaining: int, list_query: ListQuery, count: Callable[[ListQuery], int]) -> int:
     """Return how many objects a list by name may still show.
 
     A long list is counted once, after so many objects that the count hardly adds to the cost.
     """
-    counted = _MANY - left
-    if not COUNTED <= counted < COUNTED + MOST:
-        return left
-    return max(1, count(replace(list_query, newest=None)) + list_query.limit - 1 - counted)
+    shown = _MANY - remaining
+    if not COUNTED <= shown < COUNTED + MOST:
+        return remaining
+    return max(1, count(replace(list_query, newest=None)) + list_query.limit - 1 - shown)
 
 
-def _parameters(known: Collection[str]) -> dict[str, str]:
+def _parameters(names: Collection[str]) -> dict[str, str]:
     parameters = {}
     for name, values in request.args.lists():
-        if name not in known:
-            parameters_known = ", ".join(sorted(known))
+        if name not in names:
+            parameters_known = ", ".join(sorted(names))
             raise Invalid.field(
                 name[:200], f"is not a parameter of this list, which takes {parameters_known}"
             )
@@ -260,11 +262,11 @@ def _list_query(
     )
     if "cursor" not in parameters:
         return list_query, None
-    after, end, newest, left = _position(lists, sort, parameters["cursor"])
-    if left != 0:
-        return replace(list_query, after=after, end=end, newest=newest), left
+    after, end, newest, remaining = _position(lists, sort, parameters["cursor"])
+    if remaining != 0:
+        return replace(list_query, after=after, end=end, newest=newest), remaining
     by_id = replace(list_query, sort="created_at", descending=False)
-    return replace(by_id, after=after, newest=newest), left
+    return replace(by_id, after=after, newest=newest), remaining
 
 
 def _filters(lists: ListOptions, parameters: Mapping[str, str]) -> dict[str, Any]:
@@ -315,10 +317,10 @@ def _ending(
 
 
 def _cursor(
-    lists: ListOptions, sort: str, list_query: ListQuery, *, last: Any, left: int | None
+    lists: ListOptions, sort: str, list_query: ListQuery, *, last: Any, remaining: int | None
 ) -> str:
     after = (lists.value(last, list_query), getattr(last, lists.key))
-    return _encoded([sort, *after, *(list_query.end or after), list_query.newest, left])
+    return _encoded([sort, *after, *(list_query.end or after), list_query.newest, remaining])
 
 
 def _by_id(sort: str, list_query: ListQuery, created_at: int, *, last: str) -> str:
@@ -342,10 +344,10 @@ def _position(
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         place = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        cursor_sort, value, key, end_value, end_key, newest, left = place
+        cursor_sort, value, key, end_value, end_key, newest, remaining = place
     except (binascii.Error, ValueError, TypeError, RecursionError):
-        cursor_sort, value, key, end_value, end_key, newest, left = (None,) * 7
-    attribute = "created_at" if left == 0 else sort.removeprefix("-")
+        cursor_sort, value, key, end_value, end_key, newest, remaining = (None,) * 7
+    attribute = "created_at" if remaining == 0 else sort.removeprefix("-")
     # SECURITY: PostgreSQL fails for a value of another type than its column.
     if (
         cursor_sort != sort
@@ -353,11 +355,11 @@ def _position(
         or not all(_is_value_of(lists.key, each) for each in (key, end_key))
         or not (newest is None or _is_value_of("id", newest))
         # Otherwise the list would continue by id without an end.
-        or (left is None) != (newest is None)
-        or not (left is None or (_is_count(left) and lists.sorts[0] == "created_at"))
+        or (remaining is None) != (newest is None)
+        or not (remaining is None or (_is_count(remaining) and lists.sorts[0] == "created_at"))
     ):
         raise Invalid.field("cursor", "is not a cursor of this list with this sort order")
-    return (value, key), (end_value, end_key), newest, left
+    return (value, key), (end_value, end_key), newest, remaining
 
 
 def _is_value_of(attribute: str, value: Any) -> bool:

@@ -57,16 +57,18 @@ def evaluate(response: Response, request: Request) -> Response:
 
     In the order of section 13.2.2. Only a success is evaluated (section 13.2.1).
     """
-    wanted, known = _tags(request)
-    if (wanted is None and known is None) or response.status_code != HTTPStatus.OK:
+    if_match, if_none_match = _tags(request)
+    if (if_match is None and if_none_match is None) or response.status_code != HTTPStatus.OK:
         return response
     tag, is_weak = response.get_etag()
     # SECURITY: a failed precondition is an error like any other. Its response has neither the
     # representation nor permission to cache it.
-    if wanted is not None and not wanted.any and (is_weak or tag not in wanted.strong):
+    if if_match is not None and not if_match.any and (is_weak or tag not in if_match.strong):
         response.close()
         raise Stale("The object does not have the ETag that If-Match names.")
-    if known is not None and (known.any or tag in known.strong | known.weak):
+    if if_none_match is not None and (
+        if_none_match.any or tag in if_none_match.strong | if_none_match.weak
+    ):
         return _not_modified(response)
     return response
 
@@ -77,15 +79,15 @@ def wanted_versions() -> Versions | None:
     Strong comparison for ``If-Match``, weak for ``If-None-Match`` (sections 13.1.1 and 13.1.2).
     SECURITY: a malformed value lets no version pass.
     """
-    wanted, known = _tags(current_request())
-    if (wanted is None or wanted.any) and known is None:
+    if_match, if_none_match = _tags(current_request())
+    if (if_match is None or if_match.any) and if_none_match is None:
         return None
-    any_of = None if wanted is None or wanted.any else _numbers(wanted.strong)
-    if known is None:
+    any_of = None if if_match is None or if_match.any else _numbers(if_match.strong)
+    if if_none_match is None:
         return Versions(any_of=any_of)
-    if known.any or known.malformed:
+    if if_none_match.any or if_none_match.malformed:
         return Versions(any_of=frozenset())  # the object exists
-    return Versions(any_of=any_of, none_of=_numbers(known.strong | known.weak))
+    return Versions(any_of=any_of, none_of=_numbers(if_none_match.strong | if_none_match.weak))
 
 
 def check_untagged() -> None:
@@ -94,18 +96,21 @@ def check_untagged() -> None:
     A list of tags never matches it, so ``If-Match`` with a list is false (section 13.1.1) and
     ``If-None-Match`` true. It exists, so with ``*`` the two are reversed.
     """
-    wanted, known = _tags(current_request())
-    if (wanted is not None and not wanted.any) or (
-        known is not None and (known.any or known.malformed)
+    if_match, if_none_match = _tags(current_request())
+    if (if_match is not None and not if_match.any) or (
+        if_none_match is not None and (if_none_match.any or if_none_match.malformed)
     ):
         raise Stale("What this would change has no entity tag: send no precondition about one.")
 
 
 def _tags(request: Request) -> tuple[_Tags | None, _Tags | None]:
     """Return what ``If-Match`` and ``If-None-Match`` name."""
-    wanted = request.environ.get("HTTP_IF_MATCH")
-    known = request.environ.get("HTTP_IF_NONE_MATCH")
-    return None if wanted is None else _read(wanted), None if known is None else _read(known)
+    if_match = request.environ.get("HTTP_IF_MATCH")
+    if_none_match = request.environ.get("HTTP_IF_NONE_MATCH")
+    return (
+        None if if_match is None else _read(if_match),
+        None if if_none_match is None else _read(if_none_match),
+    )
 
 
 @lru_cache(maxsize=64)  # clients repeat the tag of the key set that they have

@@ -12,16 +12,16 @@ from keyosk.web.schemas import StrictSchema
 
 def load(shape: type[StrictSchema]) -> dict[str, Any]:
     """Return the parameters of the query, as the shape has them. Raises ``Invalid``."""
-    known = shape().fields
+    query_fields = shape().fields
     parsed: dict[str, Any] = {}
     for name, values in request.args.lists():
-        if name not in known or len(values) > 1:
+        if name not in query_fields or len(values) > 1:
             raise Invalid.field(name[:200], "is not a parameter here, or is given twice")
         value: Any = values[0]
-        if isinstance(known[name], Whole) and value.isascii() and value.isdecimal():
+        if isinstance(query_fields[name], Whole) and value.isascii() and value.isdecimal():
             value = int(value[:20])
         try:
-            parsed[name] = known[name].deserialize(value)
+            parsed[name] = query_fields[name].deserialize(value)
         except ValidationError as error:
             raise Invalid.field(name, str(error.messages[0]).rstrip(".")) from None
     return parsed

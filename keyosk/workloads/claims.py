@@ -90,19 +90,19 @@ def misses(rule: WorkloadRule, claims: Mapping[str, Any], prefixes: Iterable[str
     open_ended = frozenset(prefixes)
     return [
         name
-        for name, wanted in rule.claims.items()
-        if not _fits(value(claims, name), wanted, open_ended=name in open_ended)
+        for name, accepted in rule.claims.items()
+        if not _fits(value(claims, name), accepted, open_ended=name in open_ended)
     ]
 
 
-def _fits(actual: Any, wanted: Iterable[ClaimValue], *, open_ended: bool) -> bool:
-    return any(_equals(actual, each, open_ended=open_ended) for each in wanted)
+def _fits(actual: Any, accepted: Iterable[ClaimValue], *, open_ended: bool) -> bool:
+    return any(_equals(actual, each, open_ended=open_ended) for each in accepted)
 
 
-def _equals(actual: Any, wanted: ClaimValue, *, open_ended: bool) -> bool:
+def _equals(actual: Any, accepted: ClaimValue, *, open_ended: bool) -> bool:
     # SECURITY: to Python, 1 == True and 1 == 1.0; a value of another type must not match.
-    if type(actual) is not type(wanted):
+    if type(actual) is not type(accepted):
         return False
-    if open_ended and isinstance(wanted, str) and wanted.endswith("*"):
-        return str(actual).startswith(wanted[:-1])
-    return bool(actual == wanted)
+    if open_ended and isinstance(accepted, str) and accepted.endswith("*"):
+        return str(actual).startswith(accepted[:-1])
+    return bool(actual == accepted)

@@ -77,9 +77,15 @@ class TrustedIssuers:
         """
         if preset is not None and preset not in PRESETS:
             raise Invalid.field("preset", "must be one of " + ", ".join(PRESETS))
-        known: Mapping[str, Any] = {} if preset is None else PRESETS[preset].fields
+        preset_fields: Mapping[str, Any] = {} if preset is None else PRESETS[preset].fields
         now, issuer_id = int(self._clock()), new_id()
-        fields: dict[str, Any] = {"issuer": "", "audience": self._own, **RESET, **known, **values}
+        fields: dict[str, Any] = {
+            "issuer": "",
+            "audience": self._own,
+            **RESET,
+            **preset_fields,
+            **values,
+        }
         issuer = TrustedIssuer(
             id=issuer_id,
             name=name,

@@ -83,18 +83,18 @@ class KeySets:
         """
         if issuer.keys is not None:
             return assertions.candidates(assertion, issuer, assertions.parse_keys(issuer.keys))
-        known, now = self._known(issuer), int(self._clock())
-        keys = self._keys(issuer, known, now)
+        fetched, now = self._fetched(issuer), int(self._clock())
+        keys = self._keys(issuer, fetched, now)
         matching = assertions.candidates(assertion, issuer, keys)
         if matching:
-            if not _is_fresh(known, now):
-                self._start(issuer, known, now, pause=_PAUSE_AFTER_FAULT)
+            if not _is_fresh(fetched, now):
+                self._start(issuer, fetched, now, pause=_PAUSE_AFTER_FAULT)
             return matching
-        self._wait(issuer, known, now, pause=_PAUSE if keys else _PAUSE_AFTER_FAULT)
-        known = self._known(issuer)
-        keys = self._keys(issuer, known, now)
+        self._wait(issuer, fetched, now, pause=_PAUSE if keys else _PAUSE_AFTER_FAULT)
+        fetched = self._fetched(issuer)
+        keys = self._keys(issuer, fetched, now)
         if not keys:
-            fault = None if known is None else known.fault
+            fault = None if fetched is None else fetched.fault
             raise KeysUnavailable(
                 "The keys of the token's issuer cannot be had.",
                 reason=fault or "they are being fetched",
@@ -104,7 +104,7 @@ class KeySets:
     def doubt(self, issuer: TrustedIssuer) -> None:
         """Fetch the keys again in the background, because none of them verifies a signature."""
         if issuer.keys is None:
-            self._start(issuer, self._known(issuer), int(self._clock()), pause=_PAUSE)
+            self._start(issuer, self._fetched(issuer), int(self._clock()), pause=_PAUSE)
 
     def inspect(self, issuer: TrustedIssuer) -> KeySetState:
         """Fetch the keys of an issuer as a test, without storing them."""
@@ -117,51 +117,53 @@ class KeySets:
 
     def last_state(self, issuer: TrustedIssuer) -> KeySetState:
         """Return the state after the last fetch of an issuer's keys."""
-        known = self._known(issuer)
-        return self._state(issuer, None if known is None else known.fault)
+        fetched = self._fetched(issuer)
+        return self._state(issuer, None if fetched is None else fetched.fault)
 
     def _state(self, issuer: TrustedIssuer, fault: str | None) -> KeySetState:
-        known, now = self._known(issuer), int(self._clock())
-        if known is None or known.fetched_at is None or not self._keys(issuer, known, now):
+        fetched, now = self._fetched(issuer), int(self._clock())
+        if fetched is None or fetched.fetched_at is None or not self._keys(issuer, fetched, now):
             return KeySetState(None, fault)
-        return KeySetState(now - known.fetched_at, fault)
+        return KeySetState(now - fetched.fetched_at, fault)
 
-    def _known(self, issuer: TrustedIssuer) -> FetchedKeys | None:
+    def _fetched(self, issuer: TrustedIssuer) -> FetchedKeys | None:
         return self._issuers.fetched_keys(issuer.id)
 
-    def _keys(self, issuer: TrustedIssuer, known: FetchedKeys | None, now: int) -> Keys:
-        if known is None or known.document is None or known.fetched_at is None:
+    def _keys(self, issuer: TrustedIssuer, fetched: FetchedKeys | None, now: int) -> Keys:
+        if fetched is None or fetched.document is None or fetched.fetched_at is None:
             return ()
-        if now - known.fetched_at > KEPT:
+        if now - fetched.fetched_at > KEPT:
             return ()
         text, keys = self._parsed.get(issuer.id, ("", ()))
-        if text != known.document:
-            text, keys = known.document, assertions.parse_keys(json.loads(known.document))
+        if text != fetched.document:
+            text, keys = fetched.document, assertions.parse_keys(json.loads(fetched.document))
             self._parsed[issuer.id] = (text, keys)
         return keys
 
     def _wait(
-        self, issuer: TrustedIssuer, known: FetchedKeys | None, now: int, *, pause: int
+        self, issuer: TrustedIssuer, fetched: FetchedKeys | None, now: int, *, pause: int
     ) -> None:
         """Wait until a fetch that is due has ended, on any node."""
         delays.before_waiting()
         if not self._waiting.acquire(blocking=False):
             raise KeysUnavailable("Other requests are waiting for the keys of an issuer.")
         try:
-            self._start(issuer, known, now, pause=pause)
+            self._start(issuer, fetched, now, pause=pause)
             ends = time.monotonic() + _WAIT
-            while _is_running(self._known(issuer), int(self._clock())) and time.monotonic() < ends:
+            while (
+                _is_running(self._fetched(issuer), int(self._clock())) and time.monotonic() < ends
+            ):
                 time.sleep(_LOOK)
         finally:
             self._waiting.release()
 
     def _start(
-        self, issuer: TrustedIssuer, known: FetchedKeys | None, now: int, *, pause: int
+        self, issuer: TrustedIssuer, fetched: FetchedKeys | None, now: int, *, pause: int
     ) -> None:
         """Begin to fetch the keys, unless any node began less than ``pause`` seconds ago."""
         latest = now + clocks.APART
         # SECURITY: a read first, because a claim writes, and anyone can cause this.
-        if known is not None and now - pause < known.tried_at <= latest:
+        if fetched is not None and now - pause < fetched.tried_at <= latest:
             return
         if self._issuers.claim_fetch(issuer.id, now=now, not_after=now - pause, latest=latest):
             threading.Thread(target=self._fetch, args=(issuer,), daemon=True).start()
@@ -202,20 +204,21 @@ class KeySets:
             self._database.close()  # the connection of this thread
 
 
-def _is_fresh(known: FetchedKeys | None, now: int) -> bool:
-    if known is None or known.fresh_until is None or known.fetched_at is None:
+def _is_fresh(fetched: FetchedKeys | None, now: int) -> bool:
+    if fetched is None or fetched.fresh_until is None or fetched.fetched_at is None:
         return False
-    return now < known.fresh_until and not clocks.is_ahead(known.fetched_at, now)
+    return now < fetched.fresh_until and not clocks.is_ahead(fetched.fetched_at, now)
 
 
-def _is_running(known: FetchedKeys | None, now: int) -> bool:
+def _is_running(fetched: FetchedKeys | None, now: int) -> bool:
     """Return whether some node is fetching right now."""
-    if known is None or known.fault is not None:
+    if fetched is None or fetched.fault is not None:
         return False
     is_over = (
-        known.fetched_at is not None and known.tried_at <= known.fetched_at <= now + clocks.APART
+        fetched.fetched_at is not None
+        and fetched.tried_at <= fetched.fetched_at <= now + clocks.APART
     )
-    return not is_over and now - known.tried_at <= _WAIT
+    return not is_over and now - fetched.tried_at <= _WAIT
 
 
 def _jwks_uri(metadata: Any, issuer: str) -> str:

@@ -87,8 +87,8 @@ class Call:
     @property
     def is_repeatable(self) -> bool:
         """Whether it may be sent again under an Idempotency-Key."""
-        known = not self.access.anyone
-        return known and self.method == "POST" and self.route.resource.repeatable
+        needs_caller = not self.access.anyone
+        return needs_caller and self.method == "POST" and self.route.resource.repeatable
 
     @property
     def refuses_a_body(self) -> bool:

@@ -54,17 +54,17 @@ class _Converter(OpenAPIConverter):
     def field2type_and_format(self, field: fields.Field[Any], **more: Any) -> dict[str, Any]:
         """Return the JSON type of a field. Raises ``LookupError`` for a kind that has none here."""
         if isinstance(field, fields.List | fields.Nested):
-            known: dict[str, Any] = super().field2type_and_format(field, **more)
-            return known
+            properties: dict[str, Any] = super().field2type_and_format(field, **more)
+            return properties
         return dict(_KINDS[type(field)])
 
     def metadata2properties(self, field: fields.Field[Any], **more: Any) -> dict[str, Any]:
         """Return the description of a field. Raises ``LookupError`` if it has none."""
-        known: dict[str, Any] = super().metadata2properties(field, **more)
-        known.pop(_EXAMPLE, None)  # it is part of the example of the whole shape
+        properties: dict[str, Any] = super().metadata2properties(field, **more)
+        properties.pop(_EXAMPLE, None)  # it is part of the example of the whole shape
         if isinstance(field.parent, fields.List):  # an item, which the list describes
-            return known
-        return {**known, "description": field.metadata["description"]}
+            return properties
+        return {**properties, "description": field.metadata["description"]}
 
     def accepts2properties(self, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
         """The logins that a service accepts may also be a list."""
@@ -107,11 +107,11 @@ class SchemasPlugin(MarshmallowPlugin):
         ref: dict[str, Any] = self.converter.resolve_nested_schema(shape)
         return ref
 
-    def parameters(self, known: Mapping[str, fields.Field[Any]]) -> list[dict[str, Any]]:
+    def parameters(self, query_fields: Mapping[str, fields.Field[Any]]) -> list[dict[str, Any]]:
         """Parameters of a query, by name. Raises ``LookupError`` for one without description."""
         assert self.converter is not None
         parameters = []
-        for name, field in known.items():
+        for name, field in query_fields.items():
             schema = self.converter.field2property(field)
             description = schema.pop("description")
             if _EXAMPLE in field.metadata:
