@@ -27,6 +27,8 @@ from keyosk.installation import Installation
 from keyosk.storage import schema
 from keyosk.storage.database import Database
 from live import Client, LiveServer
+from pages import Browser, logged_in
+from people import make_person
 from platforms import Platform, platform
 from postgres import PostgresServer
 from shops import Shop
@@ -317,6 +319,12 @@ def own_server(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
     server = LiveServer(database_url, tmp_path)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def root(server: LiveServer, admin: Client) -> Browser:
+    """An admin of this test's own, logged in to the console."""
+    return logged_in(server, make_person(admin, "keyosk:admin").username)
 
 
 # --- Workloads ------------------------------------------------------------------------------------

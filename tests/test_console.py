@@ -37,12 +37,6 @@ def alice(admin: Client) -> Person:
     return make_person(admin)
 
 
-@pytest.fixture
-def root(server: LiveServer, admin: Client) -> Browser:
-    """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(admin, "keyosk:admin").username)
-
-
 def test_a_login_begins_a_session_in_a_cookie_that_no_script_or_other_site_has(
     server: LiveServer, alice: Person
 ) -> None:

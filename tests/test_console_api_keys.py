@@ -14,12 +14,6 @@ from tables import table
 pytestmark = pytest.mark.every_database
 
 
-@pytest.fixture
-def root(server: LiveServer, admin: Client) -> Browser:
-    """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(admin, "keyosk:admin").username)
-
-
 def forged(secret: str) -> str:
     """Another secret, whole, that begins like this one."""
     body = secret[:12] + "0" * 25

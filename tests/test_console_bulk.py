@@ -11,12 +11,6 @@ pytestmark = pytest.mark.every_database
 _BULK = "/console/accounts/bulk"
 
 
-@pytest.fixture
-def root(server: LiveServer, admin: Client) -> Browser:
-    """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(admin, "keyosk:admin").username)
-
-
 def send(browser: Browser, act: str, *accounts: str, **more: str) -> Page:
     """Send the form of the list with these accounts chosen."""
     fields = [("csrf_token", browser.token()), ("act", act), *more.items()]

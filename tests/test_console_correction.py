@@ -1,16 +1,7 @@
 """A form of the console that was refused: what was typed can be corrected."""
 
-import pytest
-
-from live import Client, LiveServer, unique
-from pages import Browser, Page, logged_in
-from people import make_person
-
-
-@pytest.fixture
-def root(server: LiveServer, admin: Client) -> Browser:
-    """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(admin, "keyosk:admin").username)
+from live import Client, unique
+from pages import Browser, Page
 
 
 def test_what_was_typed_is_there_again_but_no_secret(root: Browser, admin: Client) -> None:

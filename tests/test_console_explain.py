@@ -9,12 +9,6 @@ from people import Person, make_key, make_person, make_service, ok
 pytestmark = pytest.mark.every_database
 
 
-@pytest.fixture
-def root(server: LiveServer, admin: Client) -> Browser:
-    """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(admin, "keyosk:admin").username)
-
-
 def explain(browser: Browser, person: Person, **query: str) -> Page:
     return browser.get("/console/explain", params={"account": person.username, **query})
 

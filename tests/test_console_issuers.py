@@ -14,12 +14,6 @@ from tables import table
 pytestmark = pytest.mark.every_database
 
 
-@pytest.fixture
-def root(server: LiveServer, admin: Client) -> Browser:
-    """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(admin, "keyosk:admin").username)
-
-
 def test_an_issuer_and_a_rule_are_made_changed_and_deleted(
     server: LiveServer, admin: Client, root: Browser, ci: Platform
 ) -> None:

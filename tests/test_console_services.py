@@ -16,12 +16,6 @@ pytestmark = pytest.mark.every_database
 _GUIDES = Path(__file__).parent.parent / "docs/how-to/services"
 
 
-@pytest.fixture
-def root(server: LiveServer, admin: Client) -> Browser:
-    """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(admin, "keyosk:admin").username)
-
-
 @table("guide", protection.GUIDES)
 def test_each_line_of_code_stands_in_its_guide(guide: protection.Guide) -> None:
     text = (_GUIDES / guide.file).read_text()

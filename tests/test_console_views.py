@@ -45,12 +45,6 @@ _VIEWS: Final = (
 )
 
 
-@pytest.fixture
-def root(server: LiveServer, admin: Client) -> Browser:
-    """An admin of this test's own, logged in."""
-    return logged_in(server, make_person(admin, "keyosk:admin").username)
-
-
 # --- What each view does --------------------------------------------------------------------------
 
 

@@ -4,13 +4,12 @@ A pending login is bound to its browser by a cookie, lasts ``LIFETIME`` seconds,
 only to the page that asks for the second factor.
 """
 
-import hashlib
 import secrets
 from collections.abc import Sequence
 from typing import Final
 
 from keyosk import clocks
-from keyosk.accounts.console_sessions import VIA, ConsoleSessions, NewConsoleSession
+from keyosk.accounts.console_sessions import VIA, ConsoleSessions, NewConsoleSession, digest_of
 from keyosk.accounts.second_factors import SecondFactors
 from keyosk.credentials.authentication import Authentication, caller_of
 from keyosk.errors import BadCredentials
@@ -53,7 +52,7 @@ class PendingLogins:
             self._store.remove_expired(now - _KEPT)
             self._store.add(
                 PendingLogin(
-                    digest=_digest(secret),
+                    digest=digest_of(secret),
                     account_id=principal.account_id,
                     password_id=principal.password_id,
                     created_at=now,
@@ -68,7 +67,7 @@ class PendingLogins:
         Raises ``BadCredentials`` if it has ended, its password was changed, or its account was
         disabled or has expired.
         """
-        login = self._store.find(_digest(secret))
+        login = self._store.find(digest_of(secret))
         now = int(self._clock())
         if login is None or not now < login.expires_at <= now + LIFETIME + clocks.APART:
             raise BadCredentials("This login took too long: begin again.")
@@ -126,7 +125,3 @@ class PendingLogins:
             caller, code=code, passkey=passkey, challenge=challenge, on_success=begin
         )
         return started, principal
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -10,7 +10,7 @@ from keyosk import whitespace
 from keyosk.accounts.api_keys import FoundApiKey, NewApiKey
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid
-from keyosk.model import ApiKey, ApiKeyChanges, ListQuery
+from keyosk.model import ApiKey, ApiKeyChanges
 from keyosk.web import paging
 from keyosk.web.api_key_schemas import (
     IS_DIGEST,
@@ -91,19 +91,8 @@ class AllApiKeysResource(Endpoint):
     @operation(response=OwnedApiKeySchema, lists=LISTS_OF_ALL)
     def get(self) -> Response:
         """List the API keys of all accounts, to find a leaked one or those nobody uses."""
-        api_keys, accounts = self.installation.api_keys, self.installation.accounts
-        names: dict[str, str] = {}
-
-        def read(list_query: ListQuery) -> list[ApiKey]:
-            keys = api_keys.page_of_all(list_query)
-            names.update(accounts.usernames({key.account_id for key in keys}))
-            return keys
-
-        def body(key: ApiKey) -> dict[str, Any]:
-            owner = {"account_id": key.account_id, "username": names.get(key.account_id)}
-            return {**owner, **_body(key)}
-
-        return self.page(read, body, api_keys.count_of_all)
+        api_keys = self.installation.api_keys
+        return self.page_with_owners(api_keys.page_of_all, _body, api_keys.count_of_all)
 
 
 class FindResource(Endpoint):

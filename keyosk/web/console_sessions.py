@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from flask import Response, g
 
-from keyosk.model import ConsoleSession, ListQuery
+from keyosk.model import ConsoleSession
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -28,22 +28,8 @@ class AllConsoleSessionsResource(Endpoint):
     @operation(response=OwnedConsoleSessionSchema, lists=LISTS_OF_ALL)
     def get(self) -> Response:
         """List the console sessions in force, of all accounts."""
-        sessions, accounts = self.installation.console_sessions, self.installation.accounts
-        names: dict[str, str] = {}
-
-        def read(list_query: ListQuery) -> list[ConsoleSession]:
-            page = sessions.page_of_all(list_query)
-            names.update(accounts.usernames({session.account_id for session in page}))
-            return page
-
-        def body(session: ConsoleSession) -> dict[str, Any]:
-            owner = {
-                "account_id": session.account_id,
-                "username": names.get(session.account_id),
-            }
-            return {**owner, **_body(session)}
-
-        return self.page(read, body, sessions.count_of_all)
+        sessions = self.installation.console_sessions
+        return self.page_with_owners(sessions.page_of_all, _body, sessions.count_of_all)
 
 
 class ConsoleSessionsResource(Endpoint):

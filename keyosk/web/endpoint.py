@@ -94,6 +94,30 @@ class Endpoint(Resource):
         assert lists is not None
         return paging.page(lists, read, shape, count=count, horizon=horizon)
 
+    def page_with_owners(
+        self,
+        read: Callable[[ListQuery], Sequence[Any]],
+        shape: Callable[[Any], dict[str, Any]],
+        count: Callable[[ListQuery], int],
+    ) -> Response:
+        """Return a page of objects of several accounts, each with its account. Raises ``Invalid``.
+
+        The usernames of a page are read by one query.
+        """
+        usernames: dict[str, str] = {}
+
+        def read_with_owners(list_query: ListQuery) -> Sequence[Any]:
+            items = read(list_query)
+            accounts = self.installation.accounts
+            usernames.update(accounts.usernames({item.account_id for item in items}))
+            return items
+
+        def shape_with_owner(item: Any) -> dict[str, Any]:
+            owner = {"account_id": item.account_id, "username": usernames.get(item.account_id)}
+            return {**owner, **shape(item)}
+
+        return self.page(read_with_owners, shape_with_owner, count)
+
     def _refuse_undeclared(self, operation: Operation) -> None:
         """Refuse a body or a query that the method does not declare. Raises ``Invalid``; 400, 415.
 

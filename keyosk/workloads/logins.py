@@ -202,7 +202,7 @@ class WorkloadLogins:
         """
         now = int(self._clock())
         fitting = [
-            match.rule for match in matches if not match.misses and _is_open(match.rule, now)
+            match.rule for match in matches if not match.misses and _is_usable(match.rule, now)
         ]
         if not fitting:
             raise InvalidGrant(_NO_RULE)
@@ -226,9 +226,5 @@ def _digest(login: WorkloadLogin) -> bytes:
     return hashlib.sha256("\0".join(parts).encode()).digest()
 
 
-def _is_open(rule: WorkloadRule, now: int) -> bool:
-    return rule.enabled and (rule.expires_at is None or rule.expires_at > now)
-
-
-def _is_usable(principal: Principal, now: int) -> bool:
-    return principal.enabled and (principal.expires_at is None or principal.expires_at > now)
+def _is_usable(item: Principal | WorkloadRule, now: int) -> bool:
+    return item.enabled and (item.expires_at is None or item.expires_at > now)
