@@ -49,7 +49,7 @@ NOTHING: Final = Readings(
 
 
 @dataclass(slots=True)
-class _Known:
+class _LastRead:
     """The last numbers from the database."""
 
     numbers: dict[Key, float] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Monitor:
         self._key_policy = key_policy
         self._hashing_limit = hashing_limit
         self._clock = clock
-        self._known = _Known()
+        self._last_read = _LastRead()
         self._read_at = float("-inf")
         self._reader: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -86,19 +86,19 @@ class Monitor:
     def readings(self) -> Readings:
         """Return the present numbers; those from the database may be some seconds old."""
         is_late = self._read_database()
-        known = self._known
+        last_read = self._last_read
         return Readings(
             {
                 **NOTHING.numbers,
-                **known.numbers,
+                **last_read.numbers,
                 ("keyosk_build_info", *_build(self._database)): 1.0,
                 ("keyosk_hashing_slots",): float(self._hashing_limit.number),
-                ("keyosk_database_up",): float(known.is_up and not is_late),
+                ("keyosk_database_up",): float(last_read.is_up and not is_late),
                 **dict.fromkeys(
-                    ((SERVICE_TOKENS, name) for name in (known.services or {}).values()), 0.0
+                    ((SERVICE_TOKENS, name) for name in (last_read.services or {}).values()), 0.0
                 ),
             },
-            known.services,
+            last_read.services,
         )
 
     def _read_database(self) -> bool:
@@ -120,9 +120,9 @@ class Monitor:
             numbers = dict(self._from_database())
             services = self._store.services()
         except KeyoskError:
-            self._known = _Known(self._known.numbers, self._known.services)
+            self._last_read = _LastRead(self._last_read.numbers, self._last_read.services)
         else:
-            self._known = _Known(numbers, services, is_up=True)
+            self._last_read = _LastRead(numbers, services, is_up=True)
         finally:
             self._read_at = time.monotonic()
             self._database.close()

@@ -180,10 +180,10 @@ class Revocations:
         if not tokens:
             return None
         now = int(self._clock())
-        known = self._store.of_account(account_id, now, latest=now + clocks.APART)
-        if issued_at < known.issued_before:  # an entry for all tokens covers them
+        in_force = self._store.of_account(account_id, now, latest=now + clocks.APART)
+        if issued_at < in_force.issued_before:  # an entry for all tokens covers them
             return max(tokens.values())
-        is_too_many = known.at_once or known.singles + len(tokens) > MOST_TOKENS
+        is_too_many = in_force.at_once or in_force.singles + len(tokens) > MOST_TOKENS
         moment = self._moment()
         # A node whose clock is ahead may have issued a token with a later ``iat`` than now.
         if is_too_many and issued_at < moment:
@@ -331,8 +331,8 @@ class Revocations:
 
     def _revoke_credential(self, credential_id: str, account_id: str, moment: int) -> int:
         now = int(self._clock())
-        known = self._store.of_account(account_id, now, latest=now + clocks.APART)
-        if known.at_once or known.keys >= MOST_KEYS:
+        in_force = self._store.of_account(account_id, now, latest=now + clocks.APART)
+        if in_force.at_once or in_force.keys >= MOST_KEYS:
             return self._replace_singles(account_id, moment)
         expires = now + self.longest_lifetime()
         self._add(

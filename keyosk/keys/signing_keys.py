@@ -165,8 +165,8 @@ class SigningKeys:
     def adopt(self, rows: tuple[SigningKey, ...]) -> None:
         """Use all keys as the database has them now. Raises ``WrongSecretKey``."""
         is_same = rows is self._rows
-        known, self._rows = self._rows, rows
-        for fault in {*faults(rows)} - {*faults(known)}:
+        before, self._rows = self._rows, rows
+        for fault in {*faults(rows)} - {*faults(before)}:
             _log.error("signing key %s", fault)
         self._refreshed = self._clock()
         # Otherwise every process would parse the whole set each second.

@@ -28,7 +28,7 @@ class SigningKeyStore:
         """Set ``fault_of``: returns what is wrong with the ``public`` of a key, if anything is."""
         self._database = database
         self._fault_of = fault_of
-        self._known: tuple[list[dict[str, Any]], tuple[SigningKey, ...]] = ([], ())
+        self._parsed: tuple[list[dict[str, Any]], tuple[SigningKey, ...]] = ([], ())
         self._compromised = database.compile(
             tables.SigningKey.select(fn.COUNT(tables.SigningKey.kid)).where(
                 tables.SigningKey.state == peewee.SQL(f"'{KeyState.COMPROMISED}'")
@@ -66,10 +66,10 @@ class SigningKeyStore:
         query = tables.SigningKey.select().order_by(
             tables.SigningKey.created_at, tables.SigningKey.kid
         )
-        rows, known = self._database.rows(query), self._known
-        if rows != known[0]:
-            known = self._known = (rows, tuple(map(self._signing_key, rows)))
-        return known[1]
+        rows, parsed = self._database.rows(query), self._parsed
+        if rows != parsed[0]:
+            parsed = self._parsed = (rows, tuple(map(self._signing_key, rows)))
+        return parsed[1]
 
     def page(self, list_query: ListQuery) -> list[SigningKey]:
         """Return a page of keys."""
