@@ -24,7 +24,7 @@ of them is on it exactly once::
     storage: the only layer that knows peewee
     config, validation, delays, checks: settings; all faults of a request; delays; what was found
     traces, audit_chain: spans of requests, for OpenTelemetry; the hashes of the audit log
-    model, errors, ids, clocks, metrics: frozen values, and what all layers need
+    model, errors, ids, clocks, times, metrics: frozen values, and what all layers need
     masking, merge_patch, networks, small_files, strict_json, suspension, whitespace: small tools
 
 The same noun has the same name in every layer. Each package opens with what it owns, what it does

@@ -10,7 +10,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -35,6 +34,7 @@ from keyosk.keys.signing_keys import SigningKeys
 from keyosk.model import KeyState, ListQuery, WorkloadRule
 from keyosk.storage import maintenance
 from keyosk.storage.database import Database
+from keyosk.times import rfc3339
 from keyosk.workloads.issuers import TrustedIssuers
 from keyosk.workloads.key_sets import KeySets
 from keyosk.workloads.rules import WorkloadRules
@@ -143,7 +143,7 @@ class Diagnosis:
                 "kid": key.kid,
                 "algorithm": key.algorithm,
                 "state": key.state.value,
-                "active_from": None if key.active_from is None else _text(key.active_from),
+                "active_from": None if key.active_from is None else rfc3339(key.active_from),
                 "not_seen_by": self._key_fetches.services_without(key)
                 if key.state is KeyState.NEXT
                 else [],
@@ -198,7 +198,7 @@ class Diagnosis:
             accounts[account.username] = {
                 "username": account.username,
                 "enabled": account.enabled,
-                "expires_at": None if account.expires_at is None else _text(account.expires_at),
+                "expires_at": None if account.expires_at is None else rfc3339(account.expires_at),
             }
         return accounts
 
@@ -209,14 +209,10 @@ def _rule(rule: WorkloadRule) -> Mapping[str, Any]:
         "name": rule.name,
         "account": rule.account,
         "enabled": rule.enabled,
-        "expires_at": None if rule.expires_at is None else _text(rule.expires_at),
+        "expires_at": None if rule.expires_at is None else rfc3339(rule.expires_at),
         "last_used_at": rule.last_used_at,
-        "created_at": _text(rule.created_at),
+        "created_at": rfc3339(rule.created_at),
     }
-
-
-def _text(moment: int) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def of_settings(settings: Config) -> Iterator[Check]:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from keyosk import app, config
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.model import ADMIN, KEYOSK_SCOPES
+from keyosk.times import rfc3339
 from keyosk.web.access import ANYONE, Access, Gate, scope
 from keyosk.web.route import Route
 from keyosk.web.routes import ROUTES
@@ -65,10 +65,6 @@ def is_open(route: Route, method: str) -> bool:
 
 def decision(route: Route, method: str) -> Access | None:
     return answering(route, method).access.get("GET" if method == "HEAD" else method)
-
-
-def rfc3339(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from keyosk.errors import BadToken, InvalidGrant
 from keyosk.installation import Installation
 from keyosk.model import KEYOSK, OPERATOR, Grant, ListQuery, Scope
 from keyosk.revocations import MOST_KEYS, MOST_TOKENS
+from keyosk.times import rfc3339
 from keyosk.tokens.issuing import TokenRequest
 from live import Client, LiveServer
 from people import PASSWORD, Person, make_key, make_person, make_service, ok
@@ -386,7 +387,7 @@ def test_one_who_mints_and_revokes_tokens_does_not_fill_the_list(
     for text, end in zip(texts, expires, strict=True):
         response = login.post("/auth/revoke", data={"token": text})
         assert response.status_code == 200
-        by = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))
+        by = rfc3339(end)
         assert response.headers["Effective-At-Latest"] >= by
     told = ok(anybody.get("/auth/revocations"))
     mine = [entry for entry in told["entries"] if entry.get("sub") == person.id]

@@ -21,6 +21,7 @@ from keyosk.errors import BadToken
 from keyosk.installation import Installation
 from keyosk.model import OPERATOR, CredentialKind, Grant, Principal
 from keyosk.permissions import entitlements
+from keyosk.times import rfc3339
 from live import Client, LiveServer, unique
 from people import (
     NEW_PASSWORD,
@@ -101,7 +102,7 @@ def test_whoever_loses_rights_loses_their_tokens_everywhere(
 
     method, path, body = LOSSES[loss]
     if body == {"expires_at": "soon"}:
-        body = {"expires_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))}
+        body = {"expires_at": rfc3339(time.time() + 600)}
     response = admin.request(method, f"{person.path}{path}", json=body)
 
     assert response.status_code in (200, 204), response.text
@@ -109,7 +110,7 @@ def test_whoever_loses_rights_loses_their_tokens_everywhere(
     assert own.get("/accounts/me").status_code == 401
     # By then even a service that never asks accepts none of them.
     latest = response.headers["Effective-At-Latest"]
-    assert latest >= time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims_of(text)["exp"]))
+    assert latest >= rfc3339(claims_of(text)["exp"])
     if response.status_code == 200:
         assert response.json()["effective_at_latest"] == latest
 
@@ -505,7 +506,7 @@ def test_an_import_tells_by_when_what_it_took_away_is_gone_everywhere(
     assert not service.accepts(text)
     summary = json.loads(response.text.splitlines()[-1])["summary"]
     assert summary["updated"] == 1
-    expired = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims_of(text)["exp"]))
+    expired = rfc3339(claims_of(text)["exp"])
     assert summary["effective_at_latest"] >= expired
 
 

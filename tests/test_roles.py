@@ -8,6 +8,7 @@ import jwt
 import pytest
 
 import live
+from keyosk.times import rfc3339
 from live import Client, LiveServer, soon, wait_for
 from people import (
     Person,
@@ -102,7 +103,7 @@ def test_roles_are_granted_with_conditions_like_scopes(admin: Client, todo: str)
 
 
 def test_a_token_ends_with_the_grant_of_a_role(admin: Client, todo: str) -> None:
-    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 200))
+    soon = rfc3339(time.time() + 200)
     grant = {"name": make_role(admin, f"{todo}:read"), "until": soon}
     token_claims = claims(make_person(admin, roles=(grant,)).login())
     assert 150 < token_claims["exp"] - token_claims["iat"] <= 200

@@ -5,7 +5,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import jwt
@@ -13,6 +13,7 @@ import pytest
 import requests
 
 import live
+from keyosk.times import rfc3339
 from live import Client, LiveServer, soon, wait_for
 from people import claims_of
 from tables import table
@@ -116,10 +117,6 @@ def bob(
 ) -> Account:
     """Holds scopes of three services, of which one is only for who asks. Stays as he is."""
     return Account(server, admin, todo.read, calendar.read, archive.read)
-
-
-def rfc3339(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def issued(response: requests.Response) -> dict[str, Any]:

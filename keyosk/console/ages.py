@@ -1,20 +1,21 @@
 """The age of a time, and the time that is left until one, in words."""
 
-from datetime import datetime
 from typing import Final
+
+from keyosk import times
 
 _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 def left(moment: str, now: float) -> str:
     """Return the time that is left until a time of the API."""
-    seconds = _seconds(moment) - int(now)
+    seconds = times.seconds(moment) - int(now)
     return "over" if seconds <= 0 else f"in {_words(seconds)}"
 
 
 def age(moment: str, now: float) -> str:
     """Return the age of a time of the API."""
-    seconds = int(now) - _seconds(moment)
+    seconds = int(now) - times.seconds(moment)
     return "just now" if seconds < 60 else f"{_words(seconds)} ago"
 
 
@@ -27,7 +28,3 @@ def _words(seconds: int) -> str:
         if count:
             words.append(f"{count} {unit}{'' if count == 1 else 's'}")
     return " ".join(words)
-
-
-def _seconds(moment: str) -> int:
-    return int(datetime.fromisoformat(moment).timestamp())

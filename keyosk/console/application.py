@@ -39,9 +39,9 @@ from keyosk.console.pages import Page, Visit, new_idempotency_key, notice, redir
 from keyosk.errors import BadCredentials
 from keyosk.installation import Installation
 from keyosk.permissions import entitlements
+from keyosk.times import rfc3339
 from keyosk.web import access, access_log, documentation, errors, middleware, preconditions
 from keyosk.web.application import LeanFlask, Mount, NoSessions
-from keyosk.web.fields import rfc3339
 from keyosk.web.responses import nothing, public_response
 
 # SECURITY: pages load only from this origin and have no inline scripts, no other site may frame

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from keyosk.console.pages import Page, Visit, render
-from keyosk.web.fields import rfc3339
+from keyosk.times import rfc3339
 
 #: The periods of the page, in seconds.
 _BACK: Final = {"hour": 3_600, "day": 86_400}

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
-from keyosk.web.fields import rfc3339
+from keyosk.times import rfc3339, seconds
 
 #: The width of a picture in its own units.
 WIDTH: Final = 1000
@@ -70,15 +69,15 @@ def time_line(keys: Sequence[Mapping[str, Any]], now: float) -> TimeLine | None:
     moments = [int(now) + _DAY]
     for key in visible:
         names = ("published_at", "active_from", "retired_at", "gone_at")
-        moments += [_seconds(key[name]) for name in names if key[name]]
+        moments += [seconds(key[name]) for name in names if key[name]]
     begin, end = min(moments), max(moments)
 
     def place(moment: float) -> int:
         return max(0, min(WIDTH, round((moment - begin) * WIDTH / max(1, end - begin))))
 
     def span(since: str, until: str | None) -> tuple[int, int]:
-        start = place(_seconds(since))
-        return start, max(4, place(end if until is None else _seconds(until)) - start)
+        start = place(seconds(since))
+        return start, max(4, place(end if until is None else seconds(until)) - start)
 
     lives = [
         Life(
@@ -139,7 +138,3 @@ def _words(key: Mapping[str, Any]) -> str:
 
 def _day(moment: str) -> str:
     return f"{moment[:10]} {moment[11:16]}"
-
-
-def _seconds(moment: str) -> int:
-    return int(datetime.fromisoformat(moment).astimezone(UTC).timestamp())

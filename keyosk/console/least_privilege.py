@@ -1,6 +1,5 @@
 """The page of grants and keys that seem wider than needed."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -8,17 +7,18 @@ from flask import Response, request
 
 from keyosk.console.api import Api
 from keyosk.console.pages import Page, Visit, query_with, render
+from keyosk.times import rfc3339
 
 #: Days without a use after which something counts as unused.
 DAYS: Final = 90
 _ROWS: Final = 20
 _ADMINS: Final = 20
+_DAY: Final = 86_400
 
 
 def report(visit: Visit) -> Response:
     """Show keys without limits, unused keys and scopes, and the admins of Keyosk."""
-    now = datetime.fromtimestamp(int(visit.installation.clock()), UTC)
-    since = (now - timedelta(days=DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = rfc3339(visit.installation.clock() - DAYS * _DAY)
     # One filter each, so that its index serves the list.
     unlimited, unused = {"limits": "none"}, {"unused_since": since}
     inactive = {"last_login_before": since, "enabled": "true"}

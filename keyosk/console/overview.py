@@ -1,7 +1,6 @@
 """The first page: activity, and what needs attention."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from flask import Response
@@ -9,7 +8,7 @@ from flask import Response
 from keyosk.console.charts import chart
 from keyosk.console.pages import Page, Visit, render
 from keyosk.console.signing_keys import newest_keys
-from keyosk.web.fields import rfc3339
+from keyosk.times import rfc3339, seconds
 
 _STEP: Final = 600
 _DAY: Final = 86_400
@@ -125,13 +124,8 @@ def _state(visit: Visit, active: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "database": next((check["found"] for check in checks if check["part"] == "database"), None),
         "findings": [check for check in checks if check["status"] in ("warning", "wrong")],
-        "rotation": _later(min(began), days) if began and days else None,
+        "rotation": rfc3339(seconds(min(began)) + days * _DAY) if began and days else None,
     }
-
-
-def _later(moment: str, days: int) -> str:
-    later = datetime.fromisoformat(moment).astimezone(UTC) + timedelta(days=days)
-    return later.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 PAGES: Final = (Page("GET", "/console", overview),)

@@ -1,14 +1,13 @@
 """Pages for active sessions and revocations."""
 
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from flask import Response, request
 
 from keyosk.console.api import segment
 from keyosk.console.pages import Page, Visit, query_with, redirect_to, render, text
-from keyosk.web.fields import rfc3339
+from keyosk.times import rfc3339, seconds
 
 _SHOWN: Final = 25
 _REVOCATIONS: Final = 100
@@ -119,7 +118,7 @@ def _about(
         if claim in entry
         for pattern in patterns
     )
-    near = [row for row in rows if before is None or 0 <= before - _seconds(row["time"]) <= 2]
+    near = [row for row in rows if before is None or 0 <= before - seconds(row["time"]) <= 2]
     own = [row for row in near if ends and (row["target"] or "").endswith(ends)]
     # Only an action on the signing key itself revokes it.
     if own or "kid" in entry:
@@ -130,10 +129,6 @@ def _about(
 def _by_actor(rows: Collection[Mapping[str, Any]]) -> dict[tuple[str | None, str], Any]:
     """Return the newest row of each actor."""
     return {(row["actor"], row["actor_name"]): row for row in reversed([*rows])}
-
-
-def _seconds(moment: str) -> int:
-    return int(datetime.fromisoformat(moment).astimezone(UTC).timestamp())
 
 
 PAGES: Final = (

@@ -7,9 +7,10 @@ from marshmallow import fields, validate
 
 from keyosk.activity import KEPT
 from keyosk.errors import Invalid
+from keyosk.times import rfc3339
 from keyosk.web import queries
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.fields import Flag, LoneTime, Object, Text, Time, Whole, described, rfc3339
+from keyosk.web.fields import Flag, LoneTime, Object, Text, Time, Whole, described
 from keyosk.web.operations import operation
 from keyosk.web.responses import json_response
 from keyosk.web.schemas import FUTURE, PAST, Example, ResponseSchema, StrictSchema

@@ -14,9 +14,10 @@ from keyosk.errors import Invalid, NotFound
 from keyosk.ids import is_id
 from keyosk.installation import Installation
 from keyosk.model import AuditAction, AuditRow, ListQuery
+from keyosk.times import rfc3339
 from keyosk.web import lines, paging
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.fields import Text, Time, Whole, described, rfc3339
+from keyosk.web.fields import Text, Time, Whole, described
 from keyosk.web.operations import operation
 from keyosk.web.responses import json_response, streamed
 from keyosk.web.schemas import (

@@ -9,11 +9,11 @@ from keyosk.errors import BadCredentials, InsufficientScope, Invalid, InvalidSco
 from keyosk.model import CredentialKind
 from keyosk.permissions import entitlements
 from keyosk.permissions.entitlements import Reason
+from keyosk.times import rfc3339
 from keyosk.tokens.explanation import Explanation
 from keyosk.tokens.issuing import TokenRequest
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.explain_schemas import ExplainRequest, ExplanationSchema
-from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
 from keyosk.web.responses import json_response
 

@@ -6,13 +6,14 @@ scripts use must not guess.
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from marshmallow import ValidationError, fields
 
 from keyosk.errors import Invalid
 from keyosk.model import USUAL_CREDENTIALS, CredentialKind
+from keyosk.times import rfc3339
 from keyosk.validation import LATEST_TIME
 
 _BOTH: Final = "both"
@@ -167,8 +168,3 @@ def moment_of(text: str) -> int:
         return int(LoneTime().deserialize(text))
     except ValidationError as error:
         raise Invalid.field("time", str(error.messages[0])) from None
-
-
-def rfc3339(moment: int) -> str:
-    """Return a time as RFC 3339 text in UTC."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

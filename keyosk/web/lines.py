@@ -15,8 +15,9 @@ from werkzeug.exceptions import BadRequest
 from keyosk.bulk.records import Line, Result, Tally
 from keyosk.errors import Fault
 from keyosk.model import Account, Grant, Kind
+from keyosk.times import rfc3339
 from keyosk.web import bodies
-from keyosk.web.fields import Text, described, rfc3339
+from keyosk.web.fields import Text, described
 from keyosk.web.schemas import AccountNew, Example, grants_of, shape_of_grants
 
 #: The media types of JSON Lines; the first is what responses have.

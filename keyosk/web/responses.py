@@ -10,8 +10,8 @@ from flask import Response, request
 from werkzeug.datastructures import Headers
 
 from keyosk.errors import Invalid
+from keyosk.times import rfc3339
 from keyosk.web import addresses
-from keyosk.web.fields import rfc3339
 
 # One instance, because json.dumps with options creates an encoder at each call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

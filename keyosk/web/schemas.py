@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Final, get_args
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, pre_load, validate
 
 from keyosk.model import AuditAction, CredentialKind, Grant, Kind
-from keyosk.web.fields import Flag, Object, Text, Time, Whole, described, rfc3339
+from keyosk.times import rfc3339
+from keyosk.web.fields import Flag, Object, Text, Time, Whole, described
 
 _KINDS = validate.OneOf([kind.value for kind in Kind])
 _CREDENTIALS = validate.OneOf([kind.value for kind in CredentialKind])

@@ -9,9 +9,10 @@ from keyosk.errors import Invalid
 from keyosk.ids import is_id
 from keyosk.model import Kind
 from keyosk.scope_uses import DAY
+from keyosk.times import rfc3339
 from keyosk.web import paging, queries
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.fields import Date, Flag, Text, Time, Whole, described, rfc3339
+from keyosk.web.fields import Date, Flag, Text, Time, Whole, described
 from keyosk.web.operations import operation
 from keyosk.web.responses import json_response
 from keyosk.web.schemas import ACCOUNT_ID, PAST, Example, ResponseSchema, StrictSchema

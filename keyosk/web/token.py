@@ -18,11 +18,11 @@ from keyosk.errors import (
 )
 from keyosk.installation import Installation
 from keyosk.permissions import entitlements
+from keyosk.times import rfc3339
 from keyosk.tokens.issuing import IssuedToken, TokenRequest
 from keyosk.web import access, access_log, client_authentication, negotiation, parameters
 from keyosk.web.current import current_g, current_request
 from keyosk.web.endpoint import Endpoint
-from keyosk.web.fields import rfc3339
 from keyosk.web.operations import operation
 from keyosk.web.responses import WholeResponse, json_response
 from keyosk.web.standard_schemas import FORMATS, TokenRequestSchema, TokenSchema
