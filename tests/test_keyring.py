@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from keyosk.errors import WrongSecretKey
 from keyosk.keys import material
 from keyosk.keys.material import Safe
+from keyosk.model import COMMON_ALGORITHMS
 from tables import table
 
 # A busy machine may take its time over one example.
@@ -36,7 +37,7 @@ class _Keys(dict[str, Any]):
 
 
 KEYS = _Keys()
-every_algorithm = pytest.mark.parametrize("algorithm", material.ALGORITHMS)
+every_algorithm = pytest.mark.parametrize("algorithm", COMMON_ALGORITHMS)
 
 
 def public_half(jwk: dict[str, str]) -> dict[str, str]:
@@ -308,7 +309,7 @@ def test_new_secret_keys_are_of_32_random_bytes_and_pass_the_settings_own_check(
 
 
 def test_a_private_key_in_the_program_has_no_repr_that_shows_it() -> None:
-    for algorithm in material.ALGORITHMS:
+    for algorithm in COMMON_ALGORITHMS:
         key = KEYS[algorithm]
         shown = repr(key) + str(key) + repr(Safe([SECRET]))
         for number in private_numbers(key):

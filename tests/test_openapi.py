@@ -16,8 +16,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import keyosk
 from keyosk import model
-from keyosk.keys import material
-from keyosk.model import AuditAction, KeyState
+from keyosk.model import COMMON_ALGORITHMS, OWN_SET_ALGORITHMS, AuditAction, KeyState
 from keyosk.permissions.entitlements import Reason
 from keyosk.web import (
     fields,
@@ -343,13 +342,13 @@ def test_every_code_of_a_token_error_is_described_and_no_other(document: dict[st
 @table(
     ("shape", "name", "values"),
     [
-        ("Jwk", "alg", material.ALGORITHMS),
-        ("Service", "signing_algorithm", material.ALGORITHMS),
-        ("ServiceNew", "signing_algorithm", material.ALGORITHMS),
-        ("ServicePatch", "signing_algorithm", material.ALGORITHMS),
-        ("SigningKey", "algorithm", material.ALGORITHMS),
-        ("RotationRequest", "algorithm", material.ALGORITHMS),
-        ("KeyImport", "algorithm", material.ALGORITHMS),
+        ("Jwk", "alg", COMMON_ALGORITHMS),
+        ("Service", "signing_algorithm", COMMON_ALGORITHMS),
+        ("ServiceNew", "signing_algorithm", COMMON_ALGORITHMS),
+        ("ServicePatch", "signing_algorithm", COMMON_ALGORITHMS),
+        ("SigningKey", "algorithm", COMMON_ALGORITHMS),
+        ("RotationRequest", "algorithm", COMMON_ALGORITHMS),
+        ("KeyImport", "algorithm", COMMON_ALGORITHMS),
         ("Service", "typ", model.TOKEN_TYPES),
         ("ServicePatch", "typ", model.TOKEN_TYPES),
         ("Grant", "with", model.CredentialKind),
@@ -366,8 +365,8 @@ def test_the_values_of_a_field_are_those_of_the_code(
     document: dict[str, Any], shape: str, name: str, values: Iterable[str]
 ) -> None:
     known = {*values}
-    if values is material.ALGORITHMS:
-        known |= {*material.OWN_SET_ALGORITHMS}
+    if values is COMMON_ALGORITHMS:
+        known |= {*OWN_SET_ALGORITHMS}
     assert {*field_of(document, shape, name)["enum"]} - {None} == known
 
 

@@ -30,7 +30,7 @@ from keyosk.keys.hsm import REFERENCE, Hsm, HsmKey
 from keyosk.keys.key_set import Signer
 from keyosk.keys.material import Safe
 from keyosk.keys.private_keys import PrivateKeys
-from keyosk.model import OPERATOR, KeyState, SigningKey
+from keyosk.model import OPERATOR, OWN_SET_ALGORITHMS, KeyState, SigningKey
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command
 from processes import execute
 from softhsm import LABEL, PIN, SoftHsm, soft_hsm
@@ -502,7 +502,7 @@ def test_a_key_from_elsewhere_lies_in_the_database_also_with_an_hsm(
     assert brought.kid not in labels(soft)
 
 
-@pytest.mark.parametrize("algorithm", material.OWN_SET_ALGORITHMS)
+@pytest.mark.parametrize("algorithm", OWN_SET_ALGORITHMS)
 def test_algorithms_that_the_token_does_not_know_are_refused(build: Build, algorithm: str) -> None:
     keyosk = build()
     keyosk.services.create(OPERATOR, name="todo")

@@ -11,6 +11,7 @@ from jwt.utils import base64url_decode
 
 from keyosk.keys import jws, material, strict_jws
 from keyosk.keys.key_set import Verifier
+from keyosk.model import COMMON_ALGORITHMS
 from keyosk_client import key_set, token_rules
 from tables import table
 
@@ -38,7 +39,7 @@ def is_accepted(text: str, known: Mapping[str, Any]) -> bool:
         named = [key for key in keys if key.get("kid") == header.get("kid")]
         (jwk,) = named if "kid" in header else keys
         public: Any = material.public_key(jwk)  # PyJWT lists no ML-DSA keys
-        if jwk["alg"] not in material.ALGORITHMS or header["alg"] != jwk["alg"]:
+        if jwk["alg"] not in COMMON_ALGORITHMS or header["alg"] != jwk["alg"]:
             return False
         return jws.is_signed(text, signature, Verifier(jwk["alg"], public))
     except (ValueError, KeyError, TypeError):
@@ -62,7 +63,7 @@ def is_accepted_by_client(text: str, known: Mapping[str, Any]) -> bool:
 
 
 def is_ours(known: Mapping[str, Any]) -> bool:
-    return all(key.get("alg") in material.ALGORITHMS for key in known.get("keys", [known]))
+    return all(key.get("alg") in COMMON_ALGORITHMS for key in known.get("keys", [known]))
 
 
 #: Why what is valid elsewhere is refused here.

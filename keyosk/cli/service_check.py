@@ -21,8 +21,14 @@ import click
 
 from keyosk.cli.client import Client
 from keyosk.cli.refusals import Refused
-from keyosk.keys.material import ALGORITHMS
-from keyosk.model import SIGNING_ALGORITHMS, CredentialKind, Scope, Service, TokenPolicy
+from keyosk.model import (
+    COMMON_ALGORITHMS,
+    SIGNING_ALGORITHMS,
+    CredentialKind,
+    Scope,
+    Service,
+    TokenPolicy,
+)
 from keyosk.tokens import conformance_kit
 from keyosk.tokens.conformance_kit import Kit, Sample
 
@@ -293,7 +299,7 @@ def served(kit: Kit, host: str, port: int, *, jku: str) -> Iterator[None]:
         "jwks_uri": f"{kit.issuer}/.well-known/jwks.json",
         "response_types_supported": ["none"],
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": sorted(ALGORITHMS),
+        "id_token_signing_alg_values_supported": sorted(COMMON_ALGORITHMS),
     }
     documents = {
         "/auth/jwks": kit.key_set,

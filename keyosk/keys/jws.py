@@ -22,6 +22,7 @@ from keyosk.keys import material, strict_jws
 from keyosk.keys.hsm import HsmKey
 from keyosk.keys.key_set import Signer, Verifier
 from keyosk.keys.signing_keys import SigningKeys
+from keyosk.model import OWN_SET_ALGORITHMS
 
 #: Characters: servers limit headers to 8 KiB, and a token is not their only content.
 LONGEST: Final = 6_144
@@ -58,9 +59,9 @@ class _MlDsa(Algorithm):
 #: By their JOSE names; each has ``sign(content, key)``.
 ALGORITHMS: Final[Mapping[str, Any]] = {
     **get_default_algorithms(),
-    **{name: _MlDsa() for name in material.OWN_SET_ALGORITHMS},
+    **{name: _MlDsa() for name in OWN_SET_ALGORITHMS},
 }
-for _name in material.OWN_SET_ALGORITHMS:
+for _name in OWN_SET_ALGORITHMS:
     jwt.register_algorithm(_name, ALGORITHMS[_name])
 
 

@@ -10,7 +10,7 @@ from keyosk.errors import NotFound
 from keyosk.keys import material
 from keyosk.keys.hsm import HsmKey
 from keyosk.keys.material import PrivateKey, PublicKey
-from keyosk.model import SigningKey
+from keyosk.model import COMMON_ALGORITHMS, SigningKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class KeySet:
     @cached_property
     def document(self) -> "Document":
         """The common JWK set (RFC 7517 section 5)."""
-        return _document([key for key in self.keys if key.algorithm in material.ALGORITHMS])
+        return _document([key for key in self.keys if key.algorithm in COMMON_ALGORITHMS])
 
     def public_pem(self, kid: str) -> str:
         """Return one published key as PEM (RFC 7468). Raises ``NotFound``."""
@@ -79,10 +79,10 @@ class KeySet:
         """
         if algorithm is None:
             return self.document
-        if algorithm not in material.ALGORITHMS:
+        if algorithm not in COMMON_ALGORITHMS:
             return _document([key for key in self.keys if key.algorithm == algorithm])
         # The service's own first: python-jose stops at the first key of another type.
-        common = [key for key in self.keys if key.algorithm in material.ALGORITHMS]
+        common = [key for key in self.keys if key.algorithm in COMMON_ALGORITHMS]
         return _document(sorted(common, key=lambda key: key.algorithm != algorithm))
 
 

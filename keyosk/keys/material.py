@@ -35,10 +35,6 @@ PrivateKey = (
 )
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey | MlDsaPublicKey
 
-#: The JOSE names (RFC 7518 section 3.1, RFC 8037) of the algorithms that tokens are signed with.
-ALGORITHMS: Final = model.COMMON_ALGORITHMS
-#: Algorithms whose keys are only in the key sets of services that use them (RFC 9964, FIPS 204).
-OWN_SET_ALGORITHMS: Final = model.OWN_SET_ALGORITHMS
 _ML_DSA: Final[Mapping[str, tuple[Any, Any]]] = {
     "ML-DSA-44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
     "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
@@ -61,7 +57,7 @@ _USES: Final[Mapping[tuple[str, str | None], Sequence[str]]] = {
     ("EC", "P-256"): ("ES256",),
     ("RSA", None): ("RS256", "PS256"),
     ("OKP", "Ed25519"): ("EdDSA",),
-    ("AKP", None): OWN_SET_ALGORITHMS,
+    ("AKP", None): model.OWN_SET_ALGORITHMS,
 }
 _RSA_BITS: Final = 3072  # NIST SP 800-57 part 1: 128 bits of security, as the other algorithms
 #: Characters: 32 random bytes in base64 without padding.
@@ -144,7 +140,7 @@ def public_key(jwk: Mapping[str, str]) -> PublicKey:
 
 def fault_of(kid: str, algorithm: str, public: Mapping[str, str]) -> str | None:
     """Return what is wrong with the stored public half of a signing key, if anything is."""
-    if algorithm not in (*ALGORITHMS, *OWN_SET_ALGORITHMS):
+    if algorithm not in model.SIGNING_ALGORITHMS:
         return "is of an unknown algorithm"
     try:
         public_key(public)

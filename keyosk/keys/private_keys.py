@@ -13,7 +13,7 @@ from keyosk.errors import ConfigurationError, Fault, Invalid, Unavailable, Wrong
 from keyosk.keys import material
 from keyosk.keys.hsm import REFERENCE, Hsm, HsmKey
 from keyosk.keys.material import PrivateKey, Safe
-from keyosk.model import KeyState, SigningKey
+from keyosk.model import SIGNING_ALGORITHMS, KeyState, SigningKey
 
 _OVER: Final = (KeyState.GONE, KeyState.COMPROMISED)
 #: Seconds until the HSM is searched for removed keys again, after a failure.
@@ -35,8 +35,9 @@ class PrivateKeys:
 
     def can_make(self, algorithm: str) -> bool:
         """Return whether new keys can be generated for an algorithm. Raises ``Unavailable``."""
-        is_known = algorithm in (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS)
-        return is_known and (self._hsm is None or self._hsm.can_make(algorithm))
+        if algorithm not in SIGNING_ALGORITHMS:
+            return False
+        return self._hsm is None or self._hsm.can_make(algorithm)
 
     def make(self, algorithm: str) -> NewKey:
         """Generate a key. Raises ``Invalid``, ``Unavailable``."""

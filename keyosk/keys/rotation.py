@@ -170,7 +170,6 @@ class Rotation:
         """
         is_needed = (
             algorithm is not None
-            and algorithm in SIGNING_ALGORITHMS
             and not self._is_published(algorithm)
             and self._private_keys.can_make(algorithm)
         )

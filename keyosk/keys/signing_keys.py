@@ -16,13 +16,12 @@ from typing import Final
 
 from keyosk import clocks, delays
 from keyosk.errors import Conflict, DatabaseDamaged, Invalid, NotFound, Unavailable
-from keyosk.keys import material
 from keyosk.keys.confirmation import Confirmation
 from keyosk.keys.hsm import HsmKey
 from keyosk.keys.key_set import KeySet, Signer, Verifier, verifier_of
 from keyosk.keys.material import PrivateKey
 from keyosk.keys.private_keys import PrivateKeys
-from keyosk.model import KeyState, SigningKey
+from keyosk.model import COMMON_ALGORITHMS, KeyState, SigningKey
 from keyosk.storage.signing_keys import SigningKeyStore
 
 #: The most published keys of one algorithm: the next, the active, and retired ones.
@@ -48,7 +47,7 @@ class SigningKeys:
         algorithm: str,
         clock: Callable[[], float],
     ) -> None:
-        """Set ``algorithm``: the algorithm of new tokens, one of ``material.ALGORITHMS``."""
+        """Set ``algorithm``: the algorithm of new tokens, one of ``COMMON_ALGORITHMS``."""
         self._store = store
         self._private_keys = private_keys
         self.algorithm = algorithm
@@ -316,7 +315,7 @@ class SigningKeys:
             other = signing.get(key.algorithm)
             if is_signing(key, now) and (other is None or _began(other) < _began(key)):
                 signing[key.algorithm] = key
-        common = [key for key in signing.values() if key.algorithm in material.ALGORITHMS]
+        common = [key for key in signing.values() if key.algorithm in COMMON_ALGORITHMS]
         if not common:
             return None
         # A new algorithm of the installation may have no key that signs yet: the old key still

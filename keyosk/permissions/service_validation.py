@@ -5,13 +5,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from keyosk.errors import Invalid
-from keyosk.keys import material
 from keyosk.model import (
     AUDIENCE,
     DOCUMENT_PATHS,
     KEYOSK,
     REGISTRY_CLAIM,
     REGISTRY_VERSIONS,
+    SIGNING_ALGORITHMS,
     TOKEN_CLAIMS,
     TOKEN_TYPES,
     Service,
@@ -49,7 +49,7 @@ def check(service: Service, issuer: str) -> None:
     faults.one_of(
         "signing_algorithm",
         policy.signing_algorithm,
-        (*material.ALGORITHMS, *material.OWN_SET_ALGORITHMS),
+        SIGNING_ALGORITHMS,
     )
     faults.one_of("typ", policy.typ, TOKEN_TYPES)
     if policy.registry_version not in (None, *REGISTRY_VERSIONS):

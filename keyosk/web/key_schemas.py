@@ -4,14 +4,13 @@ from typing import ClassVar, Final
 
 from marshmallow import fields, validate
 
-from keyosk.keys.material import ALGORITHMS, OWN_SET_ALGORITHMS
-from keyosk.model import KeyState
+from keyosk.model import SIGNING_ALGORITHMS, KeyState
 from keyosk.web.fields import Flag, Text, Time, Whole, described
 from keyosk.web.schemas import EFFECTIVE, EFFECTIVE_AT, PAST, Example, ResponseSchema, StrictSchema
 
 #: An RFC 7638 thumbprint.
 KID: Final = "n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg"
-_ALGORITHMS = validate.OneOf((*ALGORITHMS, *OWN_SET_ALGORITHMS))
+_ALGORITHMS = validate.OneOf(SIGNING_ALGORITHMS)
 _STATES = validate.OneOf([state.value for state in KeyState])
 
 

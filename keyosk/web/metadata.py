@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from flask import Response, current_app
 from marshmallow import validate
 
-from keyosk.keys.material import ALGORITHMS
+from keyosk.model import COMMON_ALGORITHMS
 from keyosk.web import addresses
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -72,7 +72,7 @@ def _document(paths: set[str]) -> dict[str, Any]:
         **{f"{name}_auth_methods_supported": _LOGINS for name in _WITH_LOGIN if name in endpoints},
         # Required by OpenID Connect Discovery, section 3.
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": sorted(ALGORITHMS),
+        "id_token_signing_alg_values_supported": sorted(COMMON_ALGORITHMS),
     }
     if "refresh_token" in grant_types:
         # The scopes of services are not public.

@@ -4,8 +4,7 @@ from typing import Any, ClassVar, Final
 
 from marshmallow import fields
 
-from keyosk.keys.material import ALGORITHMS, OWN_SET_ALGORITHMS
-from keyosk.model import TOKEN_TYPES, Exchange, Scope
+from keyosk.model import SIGNING_ALGORITHMS, TOKEN_TYPES, Exchange, Scope
 from keyosk.web.fields import Accepts, Flag, Text, Time, Whole, described
 from keyosk.web.schemas import (
     CREATED,
@@ -87,7 +86,7 @@ _TOKEN_LIFETIME: Final = described(
 _SIGNING_ALGORITHM: Final = described(
     "The algorithm that signs its tokens; null for the default of the installation.",
     None,
-    enum=(*ALGORITHMS, *OWN_SET_ALGORITHMS, None),
+    enum=(*SIGNING_ALGORITHMS, None),
 )
 _TYP: Final = described(
     "The `typ` header of its tokens; null for the default of the installation.",

@@ -8,8 +8,7 @@ from typing import Final
 
 from marshmallow import EXCLUDE, fields, validate
 
-from keyosk.keys.material import ALGORITHMS, OWN_SET_ALGORITHMS
-from keyosk.model import CredentialKind
+from keyosk.model import COMMON_ALGORITHMS, SIGNING_ALGORITHMS, CredentialKind
 from keyosk.web.errors import CODES, OAUTH_CODES, OAUTH_STATUS_CODES
 from keyosk.web.fields import Flag, Object, Text, Time, Whole, described
 from keyosk.web.key_schemas import KID
@@ -337,7 +336,7 @@ class JwkSchema(ResponseSchema):
         metadata=described(
             "The algorithm that the key signs with.",
             "ES256",
-            enum=(*ALGORITHMS, *OWN_SET_ALGORITHMS),
+            enum=SIGNING_ALGORITHMS,
         )
     )
     kty = Text(
@@ -433,7 +432,7 @@ class MetadataSchema(ResponseSchema):
     )
     id_token_signing_alg_values_supported = fields.List(
         Text(),
-        metadata=described("The algorithms that sign tokens.", sorted(ALGORITHMS)),
+        metadata=described("The algorithms that sign tokens.", sorted(COMMON_ALGORITHMS)),
     )
 
 
