@@ -487,7 +487,7 @@ def test_a_set_that_the_database_did_not_confirm_is_kept_for_a_second(
     until_error = "stale-if-error=86400"
     confirmed = f"public, max-age=300, {until_error}"
     assert ages() == [confirmed, confirmed, "public, max-age=300"]
-    monkeypatch.setattr(present.signing_keys._confirmation, "_ask", away)
+    monkeypatch.setattr(present.signing_keys._compromised, "_read", away)
     unconfirmed = f"public, max-age=1, {until_error}"
     assert ages() == [unconfirmed, unconfirmed, "public, max-age=1"]
     monkeypatch.undo()

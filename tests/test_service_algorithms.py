@@ -11,7 +11,7 @@ from installed import installed
 from keyosk import app
 from keyosk.errors import Unavailable
 from keyosk.installation import Installation
-from keyosk.keys import confirmation, service_algorithms
+from keyosk.keys import bounded_read, service_algorithms
 from keyosk.model import OPERATOR
 from waiting import until
 
@@ -42,8 +42,8 @@ def outage(keyosk: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[py
 
 def begin(outage: pytest.MonkeyPatch, keyosk: Installation) -> None:
     outage.setattr(keyosk.database, "rows", away)
-    outage.setattr(keyosk.service_algorithms._confirmation, "_ask", away)
-    outage.setattr(keyosk.signing_keys._confirmation, "_ask", away)
+    outage.setattr(keyosk.service_algorithms._of_requested, "_read", away)
+    outage.setattr(keyosk.signing_keys._compromised, "_read", away)
 
 
 def test_a_process_knows_services_that_never_asked_it(
@@ -102,11 +102,11 @@ def test_services_that_were_deleted_or_renamed_are_forgotten_within_a_minute(
     keyosk.services.change(OPERATOR, "old", {"name": "new", "signing_algorithm": "EdDSA"})
     for now[0], expected in ((59.0, {"gone", "old"}), (60.0, {"new"})):
         known.remember()
-        assert {*known._known} & {"gone", "old", "new"} == expected
+        assert {*known._remembered} & {"gone", "old", "new"} == expected
     now[0] = 120.0
     begin(outage, keyosk)
     known.remember()  # an outage takes nothing
-    assert known._known["new"] == "EdDSA"
+    assert known._remembered["new"] == "EdDSA"
 
 
 def test_a_process_remembers_so_many_services_and_no_more(
@@ -116,18 +116,18 @@ def test_a_process_remembers_so_many_services_and_no_more(
     for name in ("one", "two", "three"):
         keyosk.services.create(OPERATOR, name=name)
     keyosk.service_algorithms.remember()
-    assert len(keyosk.service_algorithms._known) == 4  # by name and by id
+    assert len(keyosk.service_algorithms._remembered) == 4  # by name and by id
 
 
-def test_a_question_under_way_is_no_answer_to_a_service_that_asks_now(
+def test_a_read_under_way_has_no_result_for_a_service_that_comes_now(
     keyosk: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confirmation, "_LONGEST", 30)
+    monkeypatch.setattr(bounded_read, "_LONGEST", 30)
     for name in ("one", "two"):
         keyosk.services.create(OPERATOR, name=name)
     algorithms = keyosk.service_algorithms
     has_asked, may_answer = threading.Event(), threading.Event()
-    ask = algorithms._confirmation._ask
+    ask = algorithms._of_requested._read
 
     def slowly() -> Mapping[str, str | None]:
         algorithm = ask()
@@ -135,13 +135,13 @@ def test_a_question_under_way_is_no_answer_to_a_service_that_asks_now(
         assert may_answer.wait(30)
         return algorithm
 
-    monkeypatch.setattr(algorithms._confirmation, "_ask", slowly)
+    monkeypatch.setattr(algorithms._of_requested, "_read", slowly)
     algorithms.start()
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(algorithms.of, "one")
         assert has_asked.wait(30)
         second = threads.submit(algorithms.of, "two")
-        until(lambda: len(algorithms._wanted) == 2)
+        until(lambda: len(algorithms._requested) == 2)
         may_answer.set()
         assert [each.result(30) for each in (first, second)] == [(None, True)] * 2
-    assert algorithms._wanted == []
+    assert algorithms._requested == []

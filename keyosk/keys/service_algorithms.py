@@ -11,7 +11,7 @@ from typing import Final
 
 from keyosk.errors import NotFound, Unavailable
 from keyosk.ids import is_id
-from keyosk.keys.confirmation import Confirmation
+from keyosk.keys.bounded_read import BoundedRead
 from keyosk.model import NAME
 from keyosk.storage.services import ServiceStore
 
@@ -30,55 +30,56 @@ class ServiceAlgorithms:
     ) -> None:
         self._store = store
         self._monotonic = monotonic
-        self._remembered: float | None = None
+        self._remembered_at: float | None = None
         #: By name and by id; ``None`` for the algorithm of the installation.
-        self._known: dict[str, str | None] = {}
-        self._wanted: list[str] = []
-        self._confirmation = Confirmation(self._ask)
+        self._remembered: dict[str, str | None] = {}
+        #: The names and ids that requests wait for, one entry for each request.
+        self._requested: list[str] = []
+        self._of_requested = BoundedRead(self._read_requested)
 
     def start(self) -> None:
-        """Start the thread that asks the database, in a server."""
-        self._confirmation.start()
+        """Start the thread that reads the database, in a server."""
+        self._of_requested.start()
 
     def of(self, service: str) -> tuple[str | None, bool]:
         """Return the algorithm of a service, and whether the database confirms it.
 
         The algorithm is ``None`` for that of the installation. ``service``: a name or an id. If the
-        database does not respond in time, it is as it was last known, and not confirmed: the
-        service may have another now, or be deleted. Raises ``NotFound``, ``Unavailable``.
+        database does not respond in time, it is the remembered one, and not confirmed: the service
+        may have another now, or be deleted. Raises ``NotFound``, ``Unavailable``.
         """
         if not (is_id(service) or NAME.fullmatch(service)):
             raise NotFound(_NONE)
         reference = service.lower()
-        # Before it asks, so that every question from now on includes it.
-        self._wanted.append(reference)
+        # Before it waits, so that every read from now on includes it.
+        self._requested.append(reference)
         try:
-            found = self._confirmation.answer(None)
+            algorithms = self._of_requested.result(None)
         finally:
-            self._wanted.remove(reference)
-        if found is None:
-            if reference not in self._known:
+            self._requested.remove(reference)
+        if algorithms is None:
+            if reference not in self._remembered:
                 raise Unavailable("The database is not available.")
-            return self._known[reference], False
-        if reference not in found:
-            self._known.pop(reference, None)
+            return self._remembered[reference], False
+        if reference not in algorithms:
+            self._remembered.pop(reference, None)
             raise NotFound(_NONE)
-        self._known[reference] = found[reference]
-        return found[reference], True
+        self._remembered[reference] = algorithms[reference]
+        return algorithms[reference], True
 
     def remember(self) -> None:
         """Read the algorithms of all services, once a minute; others before that do nothing."""
         now = self._monotonic()
-        if self._remembered is not None and now - self._remembered < _FRESH:
+        if self._remembered_at is not None and now - self._remembered_at < _FRESH:
             return
         with suppress(Unavailable):
-            self._known = self._store.algorithms(_MOST)
-            self._remembered = now
+            self._remembered = self._store.algorithms(_MOST)
+            self._remembered_at = now
 
-    def _ask(self) -> Mapping[str, str | None]:
-        """Ask the database for the services that are wanted; leave out those that do not exist."""
-        found: dict[str, str | None] = {}
-        for reference in set(self._wanted):
+    def _read_requested(self) -> Mapping[str, str | None]:
+        """Read the algorithms of the requested services, without those that do not exist."""
+        algorithms: dict[str, str | None] = {}
+        for reference in set(self._requested):
             with suppress(NotFound):
-                found[reference] = self._store.algorithm_of(reference)
-        return found
+                algorithms[reference] = self._store.algorithm_of(reference)
+        return algorithms

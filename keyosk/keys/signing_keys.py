@@ -16,7 +16,7 @@ from typing import Final
 
 from keyosk import clocks, delays
 from keyosk.errors import Conflict, DatabaseDamaged, Invalid, NotFound, Unavailable
-from keyosk.keys.confirmation import Confirmation
+from keyosk.keys.bounded_read import BoundedRead
 from keyosk.keys.hsm import HsmKey
 from keyosk.keys.key_set import KeySet, Signer, Verifier, verifier_of
 from keyosk.keys.material import PrivateKey
@@ -57,7 +57,7 @@ class SigningKeys:
         self._current: KeySet | None = None
         self._refreshed = 0.0
         self._in_background = False
-        self._confirmation = Confirmation(store.compromised)
+        self._compromised = BoundedRead(store.compromised)
         self._reading = threading.RLock()
         self._replacing = threading.Lock()
 
@@ -85,10 +85,10 @@ class SigningKeys:
 
         If the database does not respond in time, it is not confirmed: a key in it may have been
         declared stolen elsewhere, so nobody may keep it for longer than a key set may be out of
-        date here (``FRESH``). ``since``: the time of the request by ``time.monotonic``. A
-        confirmation counts if the database was asked after it, even for another request.
+        date here (``FRESH``). ``since``: the time of the request by ``time.monotonic``. A read that
+        began after it counts, even one for another request.
         """
-        compromised = self._confirmation.answer(since)
+        compromised = self._compromised.result(since)
         if compromised is None:
             return self.current, False
         try:
@@ -182,7 +182,7 @@ class SigningKeys:
         No request waits for it; while the database is unavailable the set stays as it was.
         """
         self._in_background = True
-        self._confirmation.start()
+        self._compromised.start()
 
         def run() -> None:
             while True:
