@@ -438,7 +438,7 @@ class Audit:
         return (start.sequence, start.hash) if start is not None else (0, GENESIS)
 
 
-def changed(
+def changed_fields(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the fields that differ between two states of an object."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Unpack, cast
 
-from keyosk.audit import changed
+from keyosk.audit import changed_fields
 from keyosk.credentials import usernames
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.credentials.password_policy import check_new
@@ -71,12 +71,12 @@ class Accounts:
     def draft(
         self, caller: Caller, *, password: str | None = None, **fields: Unpack[AccountFields]
     ) -> Draft:
-        """Return a new account for ``add``; ``fields``: as for ``drafted``.
+        """Return a new account for ``add``; ``fields``: as for ``new_account``.
 
         Hashing is slow and needs no lock, so it happens here, before any transaction. Raises
         ``Invalid``, ``RefusedByRule``.
         """
-        account = drafted(int(self._clock()), password=password, **fields)
+        account = new_account(int(self._clock()), password=password, **fields)
         if password is None:
             return Draft(account)
         self._safeguards.not_by_api_key(caller)
@@ -216,7 +216,7 @@ class Accounts:
             if disabled or self._revocations.cuts_short(account.expires_at, after.expires_at):
                 effective_at = self._revocations.revoke_account(account.id)
                 self._revocations.end_sessions(account.id)
-            old, new = changed(fields_of(account), fields_of(after))
+            old, new = changed_fields(fields_of(account), fields_of(after))
             self._audit.record(caller, "account.change", target(account.id), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
@@ -298,7 +298,7 @@ class Accounts:
         return StoredPassword(new_id(), self._passwords.hash(password))
 
 
-def drafted(
+def new_account(
     now: int,
     *,
     password: str | None = None,
@@ -309,11 +309,11 @@ def drafted(
 
     ``may_be_over``: whether ``expires_at`` may lie in the past.
     """
-    values = drafted_values(now, password=password, may_be_over=may_be_over, **fields)
+    values = new_account_values(now, password=password, may_be_over=may_be_over, **fields)
     return Account(**{**values, "kind": Kind(values["kind"])})
 
 
-def drafted_values(
+def new_account_values(
     now: int,
     *,
     username: str,
@@ -326,7 +326,7 @@ def drafted_values(
     password: str | None = None,
     may_be_over: bool = False,
 ) -> dict[str, Any]:
-    """Return the values of ``drafted``, for imports: creating the object would double the time."""
+    """Return the values of ``new_account``, for imports: an object would double the time."""
     if kind not in _KINDS:
         raise ValueError(kind)
     faults = Faults()
@@ -354,8 +354,8 @@ def drafted_values(
     }
 
 
-def created(account: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the audit log shows of a new account, given its ``drafted_values``."""
+def creation_fields(account: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the audit log shows of a new account, given its ``new_account_values``."""
     return {name: account[name] for name in _CREATED}
 
 

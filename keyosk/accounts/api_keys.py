@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 from keyosk import networks
 from keyosk.accounts.accounts import Accounts
-from keyosk.audit import changed
+from keyosk.audit import changed_fields
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid, NotFound
 from keyosk.ids import is_id, new_id, new_version
@@ -290,7 +290,7 @@ class ApiKeys:
     def _record_change(
         self, caller: Caller, action: AuditAction, before: ApiKey, *, after: ApiKey
     ) -> None:
-        old, new = changed(_fields(before), _fields(after))
+        old, new = changed_fields(_fields(before), _fields(after))
         self._audit.record(caller, action, _target(before), before=old, after=new)
 
     def _validated(self, caller: Caller, key: ApiKey, expires_after: int | None) -> ApiKey:

@@ -77,7 +77,7 @@ class Ownership:
                     )
         return tuple(ours)
 
-    def given(self, account_id: str) -> set[GrantName]:
+    def owned_grant_names(self, account_id: str) -> set[GrantName]:
         """Return the names of the grants of an account that belong to this owner."""
         return {
             (scope, role)

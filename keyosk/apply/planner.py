@@ -171,7 +171,7 @@ class Planner:
         if manifest.prune:
             dropped = [
                 current[name]
-                for name in ownership.given(account.id) - by_name(desired).keys()
+                for name in ownership.owned_grant_names(account.id) - by_name(desired).keys()
                 if name in current
             ]
         return _grants_step(entry.name, entry.path, current, desired=desired, dropped=dropped)
@@ -205,7 +205,8 @@ class Planner:
             if username in ruled or account_id in pruned:
                 continue
             current = by_name(self._grants.of(account_id)[1])
-            dropped = [current[name] for name in ownership.given(account_id) if name in current]
+            owned = ownership.owned_grant_names(account_id)
+            dropped = [current[name] for name in owned if name in current]
             step = _grants_step(username, "prune", current, desired=(), dropped=dropped)
             if step is not None:
                 yield step

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any, Final, cast
 
 from keyosk.accounts import grants as grant_rules
-from keyosk.accounts.accounts import FIELDS, Accounts, created, target
+from keyosk.accounts.accounts import FIELDS, Accounts, creation_fields, target
 from keyosk.accounts.grants import Grants
 from keyosk.bulk.records import Candidate, Line, OnConflict, Result, Status, batches, refused
 from keyosk.bulk.validation import Grants as GrantTuple
@@ -247,7 +247,7 @@ class Bulk:
         self._audit.record_all(
             caller,
             "account.create",
-            {target(account["id"]): created(account) for account in accounts},
+            {target(account["id"]): creation_fields(account) for account in accounts},
         )
         shape_of = cached(lambda grants: {"grants": grant_rules.shapes(grants)})
         self._audit.record_all(

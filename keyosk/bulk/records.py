@@ -49,9 +49,9 @@ FAILED: Final = frozenset({Status.INVALID, Status.REFUSED, Status.CONFLICT})
 class Line:
     """One line of an import.
 
-    ``fields``: the arguments of ``accounts.drafted``, and ``password_hash``; ``grants``: ``None``
-    if the line has none; ``faults``: the errors of its form; then the rest is empty. ``size``: in
-    bytes.
+    ``fields``: the arguments of ``accounts.new_account``, and ``password_hash``; ``grants``:
+    ``None`` if the line has none; ``faults``: the errors of its form; then the rest is empty.
+    ``size``: in bytes.
     """
 
     number: int
@@ -81,8 +81,8 @@ class Result:
 class Candidate:
     """A valid line with the account that it describes; ``hash``: the password hash of the line.
 
-    ``account``: as of ``accounts.drafted_values``. ``warnings``: about values that are accepted and
-    may be mistakes.
+    ``account``: as of ``accounts.new_account_values``. ``warnings``: about values that are accepted
+    and may be mistakes.
     """
 
     line: Line

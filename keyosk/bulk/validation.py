@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from keyosk.accounts import grants as grant_rules
-from keyosk.accounts.accounts import drafted_values
+from keyosk.accounts.accounts import new_account_values
 from keyosk.bulk.records import Candidate, Line, Result, Status, refused
 from keyosk.credentials.password_hashing import Passwords
 from keyosk.errors import Fault, Forbidden, InsufficientScope, Invalid
@@ -92,7 +92,7 @@ class LineValidator:
         wrong = check(line.grants) if line.grants else None
         adopted = None
         if wrong is None and "password_hash" not in line.fields:
-            account = drafted_values(now, **line.fields, may_be_over=True)
+            account = new_account_values(now, **line.fields, may_be_over=True)
         else:
             account, adopted = self._account(now, line, wrong)
         warnings = warnings_of(line.grants) if line.grants else ()
@@ -113,7 +113,7 @@ class LineValidator:
         account: dict[str, Any] = {}
         adopted = None
         try:
-            account = drafted_values(now, **fields, may_be_over=True)
+            account = new_account_values(now, **fields, may_be_over=True)
         except Invalid as error:
             faults.extend(error)
         if password_hash is not None:

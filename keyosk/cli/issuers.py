@@ -315,7 +315,7 @@ def delete_rule(issuer_name: str, name: str) -> None:
 def _read_claims(texts: tuple[str, ...]) -> dict[str, Any]:
     """Return what ``--claim`` says: one value, or a list where a claim is given again."""
     try:
-        return claims_of.parsed(texts)
+        return claims_of.parse(texts)
     except ValueError as error:
         raise click.UsageError(f"--claim {error}") from None
 

@@ -147,7 +147,7 @@ def rule(visit: Visit, name: str, rule_name: str) -> Response:
     """Show one rule."""
     response = visit.api.get(_rule_path(name, rule_name))
     issuer = visit.api.get(_path(name)).body
-    written = claims.written(response.body["claims"])
+    written = claims.render(response.body["claims"])
     return render("rule.html", issuer=issuer, rule=response.body, tag=response.tag, written=written)
 
 
@@ -247,7 +247,7 @@ def _choice(name: str) -> dict[str, Any]:
 
 def _claims() -> dict[str, Any]:
     try:
-        return claims.parsed(filter(None, map(str.strip, text("claims").splitlines())))
+        return claims.parse(filter(None, map(str.strip, text("claims").splitlines())))
     except ValueError as error:
         raise Invalid.field("claims", str(error)) from None
 

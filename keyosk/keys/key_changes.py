@@ -135,7 +135,7 @@ class KeyChanges:
         self._keys.adopt(keys.rows)
 
     @contextmanager
-    def drafted(self, algorithm: str | None) -> Iterator[SigningKey | None]:
+    def draft(self, algorithm: str | None) -> Iterator[SigningKey | None]:
         """Generate a key for an algorithm, if one is named.
 
         It is destroyed in the HSM if it is not stored.

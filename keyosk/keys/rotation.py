@@ -130,7 +130,7 @@ class Rotation:
             and not _has_next(keys, algorithm)
             and not is_full(keys, algorithm, int(self._clock()))
         )
-        with self._changes.drafted(algorithm if is_needed else None) as draft:
+        with self._changes.draft(algorithm if is_needed else None) as draft:
             yield draft
 
     def import_key(self, caller: Caller, private: PrivateKey, algorithm: str) -> SigningKey:
@@ -173,7 +173,7 @@ class Rotation:
             and not self._is_published(algorithm)
             and self._private_keys.can_make(algorithm)
         )
-        with self._changes.drafted(algorithm if is_needed else None) as draft:
+        with self._changes.draft(algorithm if is_needed else None) as draft:
             yield draft
 
     def check_algorithm(self, algorithm: str) -> None:
@@ -238,7 +238,7 @@ class Rotation:
             and not _has_next(keys, algorithm)
             and self._private_keys.can_make(algorithm)
         )
-        with self._changes.drafted(algorithm if is_needed else None) as draft:
+        with self._changes.draft(algorithm if is_needed else None) as draft:
             yield draft
 
     def _publish(

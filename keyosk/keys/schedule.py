@@ -54,7 +54,7 @@ class KeySchedule:
                 key.algorithm for key in corrected if self._is_old(key, corrected, now)
             }:
                 with suppress(Unavailable):  # the HSM is unavailable: the old key still signs
-                    draft = stack.enter_context(self._changes.drafted(algorithm))
+                    draft = stack.enter_context(self._changes.draft(algorithm))
                     successors[algorithm] = draft
             with self._changes.transaction() as keys:
                 self.advance_in(keys, successors)

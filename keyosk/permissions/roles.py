@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from keyosk.audit import changed
+from keyosk.audit import changed_fields
 from keyosk.errors import InUse, Invalid, NotFound
 from keyosk.ids import new_id, new_version
 from keyosk.model import ADMIN, NAME, Caller, ListQuery, Role, RoleChanges, Versions
@@ -104,7 +104,7 @@ class Roles:
                 number = self._roles.change(
                     after, now=now, version=version, rescoped=after.scopes != role.scopes
                 )
-            old, new = changed(_fields(role), _fields(after))
+            old, new = changed_fields(_fields(role), _fields(after))
             self._audit.record(caller, "role.change", _target(role), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, replace
 from typing import Any, Final, Unpack
 
-from keyosk.audit import changed
+from keyosk.audit import changed_fields
 from keyosk.credentials import usernames
 from keyosk.errors import Forbidden, InUse, Invalid, NotFound
 from keyosk.ids import is_id, new_id, new_version
@@ -226,7 +226,7 @@ class Services:
             if algorithm is not None and algorithm != service.policy.signing_algorithm:
                 # The key set that its verifiers have may lack a key of this algorithm.
                 self._rotation.publish_for(caller, algorithm, draft=draft)
-            old, new = changed(fields_of(service), fields_of(after))
+            old, new = changed_fields(fields_of(service), fields_of(after))
             self._audit.record(caller, "service.change", _target(service), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 

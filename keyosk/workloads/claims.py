@@ -44,7 +44,7 @@ def value(claims: Mapping[str, Any], name: str) -> Any:
     return None if current is _MISSING else current
 
 
-def parsed(texts: Iterable[str]) -> dict[str, Any]:
+def parse(texts: Iterable[str]) -> dict[str, Any]:
     """Parse NAME=TEXT, or NAME:=JSON for values that are not text.
 
     A claim that is given repeatedly has several values. Raises ``ValueError``.
@@ -68,8 +68,8 @@ def _json(text: str, value: str) -> Any:
         raise ValueError(f"{text[:200]}: the value {error}.") from None
 
 
-def written(claims: Mapping[str, Any]) -> str:
-    """Return the claims of a rule in the format of ``parsed``, one on each line."""
+def render(claims: Mapping[str, Any]) -> str:
+    """Return the claims of a rule in the format of ``parse``, one on each line."""
     return "\n".join(
         f"{name}={value}" if isinstance(value, str) else f"{name}:={json.dumps(value)}"
         for name, values in claims.items()

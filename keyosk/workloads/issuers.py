@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Unpack
 
-from keyosk.audit import changed
+from keyosk.audit import changed_fields
 from keyosk.errors import Conflict, InUse, Invalid, NotFound
 from keyosk.ids import is_id, new_id, new_version
 from keyosk.model import (
@@ -156,7 +156,7 @@ class TrustedIssuers:
             if differs:
                 self._issuers.forget_keys(issuer.id)
             number = self._issuers.change(after, now=now, version=version)
-            old, new = changed(fields_of(issuer), fields_of(after))
+            old, new = changed_fields(fields_of(issuer), fields_of(after))
             self._audit.record(caller, "issuer.change", _target(issuer), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 

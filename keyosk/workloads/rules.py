@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Unpack
 
-from keyosk.audit import changed
+from keyosk.audit import changed_fields
 from keyosk.errors import Invalid, NotFound
 from keyosk.ids import new_id, new_version
 from keyosk.model import (
@@ -149,7 +149,7 @@ class WorkloadRules:
             if self._takes_away(rule, after):
                 effective_at = self._revocations.revoke_workload_rule(rule.id, rule.account_id)
             number = self._workload_rules.change(after, now=now, version=version)
-            old, new = changed(fields_of(rule), fields_of(after))
+            old, new = changed_fields(fields_of(rule), fields_of(after))
             self._audit.record(caller, "rule.change", _target(issuer, rule), before=old, after=new)
             return replace(after, updated_at=now, version=number, effective_at=effective_at)
 
