@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyotp
 import pytest
@@ -776,6 +777,14 @@ def test_what_an_admins_password_does_by_rest_is_what_the_guide_says(prepared_ur
 
 
 # --- Codes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("issuer", ["Keyosk login.example.org", "Keyosk 2001:db8::1"])
+def test_the_label_for_an_app_has_no_colon_but_that_before_the_username(issuer: str) -> None:
+    uri = one_time_codes.uri(one_time_codes.new_secret(), username="alice", issuer=issuer)
+    parts = urlsplit(uri)
+    before, after = unquote(parts.path).removeprefix("/").split(":")
+    assert (before, after) == (parse_qs(parts.query)["issuer"][0], "alice")
 
 
 @given(now=st.integers(60, 2**36), offset=st.integers(-300, 300))

@@ -29,7 +29,8 @@ def new_secret() -> str:
 
 def uri(secret: str, *, username: str, issuer: str) -> str:
     """Return the ``otpauth`` URI that an app reads from a QR code."""
-    return TOTP(secret).provisioning_uri(name=username, issuer_name=issuer)
+    # Apps split the label at the colon, and some refuse a code with two, as an IPv6 address brings.
+    return TOTP(secret).provisioning_uri(name=username, issuer_name=issuer.replace(":", "-"))
 
 
 def step_at(now: float) -> int:
