@@ -152,7 +152,7 @@ class LiveServer:
         except psutil.NoSuchProcess:
             return False
         wanted = int(self.environment.get("KEYOSK_WORKERS", "1"))
-        return sum(map(_has_event_loop, workers)) >= wanted
+        return sum(map(has_event_loop, workers)) >= wanted
 
     def stop(self) -> int:
         """Ask it to stop (SIGTERM) and wait; return its exit code."""
@@ -306,7 +306,7 @@ def posting(path: str, body: Mapping[str, Any]) -> Request:
     return lambda own: own.post(path, json=body)
 
 
-def _has_event_loop(process: psutil.Process) -> bool:
+def has_event_loop(process: psutil.Process) -> bool:
     """Whether a process waits for events by epoll."""
     with suppress(OSError):
         files = Path(f"/proc/{process.pid}/fd").iterdir()

@@ -89,7 +89,9 @@ def test_who_is_ahead_waits() -> None:
     assert not balance.is_ahead(1, 1_000)  # it is alone
     balance.note(1, 5)
     assert not balance.is_ahead(1, 5)
+    assert not balance.has_others(1)
     balance.note(2, 3)
+    assert balance.has_others(1)
     balance.note(3, 9)
     assert not balance.is_ahead(1, 4)
     assert balance.is_ahead(1, 5)
@@ -103,5 +105,6 @@ def test_who_is_ahead_waits() -> None:
     balance.leave(2)
     balance.leave(3)
     assert not balance.is_ahead(1, 1_000)
+    assert not balance.has_others(1)
     balance.note(1 + 1024, 0)  # a worker much younger takes an older one's place
     assert not balance.is_ahead(1, 1_000)

@@ -22,6 +22,7 @@ import psycopg
 import pytest
 import requests
 
+import live
 from installed import installed
 from keyosk.errors import Unavailable
 from keyosk.model import OPERATOR
@@ -104,10 +105,10 @@ def assert_unavailable(response: requests.Response) -> None:
     assert body.get("code", body.get("error")) in ("unavailable", "temporarily_unavailable")
 
 
-def assert_the_rest_answers(server: LiveServer) -> None:
+def assert_the_rest_answers(server: LiveServer, logins: tuple[str | None, ...] = LOGINS) -> None:
     client = server.client()
     for path in NEEDS_NOTHING:
-        for login in LOGINS:
+        for login in logins:
             headers = {} if login is None else {"Authorization": login}
             response = client.get(path, headers=headers, timeout=HANGS / 3)
             assert response.status_code == 200, (path, login)
@@ -227,6 +228,30 @@ def test_a_worker_that_begins_while_the_database_is_away_waits_for_it(
         postgres.restart()
     until(lambda: known.token().status_code == 200)
     known.is_back()
+
+
+def test_a_worker_that_waits_for_the_database_leaves_connections_to_those_that_know_keys(
+    known: Known, postgres: PostgresServer
+) -> None:
+    assert known.server.process is not None
+    master = psutil.Process(known.server.process.pid)
+    killed, stays = master.children()
+    postgres.halt()
+    try:
+        killed.kill()
+        until(lambda: killed not in (now := master.children()) and len(now) == 2)
+        (new,) = [worker for worker in master.children() if worker != stays]
+        until(lambda: live.has_event_loop(new))
+        for _ in range(40):  # connections
+            assert_the_rest_answers(known.server, (None,))
+    finally:
+        postgres.restart()
+    known.is_back()
+    stays.suspend()
+    try:
+        until(lambda: known.server.client().get("/health/ready").status_code == 200)
+    finally:
+        stays.resume()
 
 
 def only_read(postgres: PostgresServer, url: str, *, is_on: bool) -> None:

@@ -115,6 +115,7 @@ def _options(
             reads_files=configuration.database_url.startswith("sqlite:"),
             reads=starting.reads_in_loop,
         ),
+        is_ready=starting.has_begun,
         shutdown_delay=configuration.shutdown_delay,
         error_headers=SECURITY_HEADERS,
         log_level=configuration.log_level,

@@ -27,12 +27,19 @@ class Balance:
         """Remove a worker that has ended or stopped accepting connections."""
         self._numbers[worker % _PLACES] = 0
 
+    def has_others(self, worker: int) -> bool:
+        """Return whether another worker accepts connections."""
+        return bool(self._others(worker))
+
     def is_ahead(self, worker: int, connections: int) -> bool:
         """Return whether another worker has clearly fewer connections.
 
         By more than an eighth, because small differences are not worth a wait.
         """
-        mine = worker % _PLACES
-        others = [number for place, number in enumerate(self._numbers) if number and place != mine]
+        others = self._others(worker)
         least = min(others, default=0) - 1
         return bool(others) and connections > least + 1 + least // 8
+
+    def _others(self, worker: int) -> list[int]:
+        mine = worker % _PLACES
+        return [number for place, number in enumerate(self._numbers) if number and place != mine]

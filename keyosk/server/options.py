@@ -12,6 +12,10 @@ Environ = dict[str, Any]
 Start = Callable[[Callable[[], None]], object]
 
 
+def _always() -> bool:
+    return True
+
+
 def _nothing(*_: object) -> None:
     """Do nothing; the default hook."""
 
@@ -71,6 +75,10 @@ class Options:
     # return before the request has ended, if the application has it suspended and resumed later by
     # the event loop. None for a thread.
     in_loop: Callable[[Environ, bytes], Start | None] | None = None
+
+    # Whether the application of this worker is ready. Until then the worker accepts connections
+    # only if no other worker does.
+    is_ready: Callable[[], bool] = _always
 
     server_name: str = "keyosk"  # SECURITY: the Server header; it tells no version
     error_headers: Sequence[tuple[str, str]] = (("X-Content-Type-Options", "nosniff"),)

@@ -110,12 +110,24 @@ class Worker(GunicornWorker):
             self.log.info("the master is gone, stopping")
             self.alive = False
         self.server.tick()
-        if self.alive:
-            self.balance.note(self.age, len(self.server.open))
-        if self.alive and not self.is_accepting:
+        if not self.alive:
+            return
+        self._note_connections()
+        # Others may respond from memory to what a worker that waits for a database cannot.
+        is_wanted = self.options.is_ready() or not self.balance.has_others(self.age)
+        if self.is_accepting and not is_wanted:
+            self._stop_accepting()
+        elif is_wanted and not self.is_accepting:
             self.is_accepting = True
             for listener in self.sockets:
                 self.loop.add_reader(listener.fileno(), self._accept, listener, _ACCEPTS)
+
+    def _note_connections(self) -> None:
+        """Tell the other workers, unless they had better not leave any connection to this one."""
+        if self.options.is_ready():
+            self.balance.note(self.age, len(self.server.open))
+        else:
+            self.balance.leave(self.age)
 
     def _accept(self, listener: Any, batch: int) -> None:
         """Accept connections that wait, unless another worker has clearly fewer."""
@@ -154,7 +166,7 @@ class Worker(GunicornWorker):
         sock.setblocking(False)
         connection = Connection(self.server, client, self.listeners[listener.fileno()])
         self.server.open.add(connection)
-        self.balance.note(self.age, len(self.server.open))
+        self._note_connections()
         connection.begin()
         task = self.loop.create_task(self._open(sock, connection))
         self.opening.add(task)

@@ -37,6 +37,10 @@ class Starting:
         """Return whether the event loop can read the database without waiting."""
         return self._reads_in_loop is not None and self._reads_in_loop()
 
+    def has_begun(self) -> bool:
+        """Return whether requests are passed to the application."""
+        return self._application is not None
+
     @property
     def is_serving(self) -> bool:
         """Whether requests are served, and Keyosk is not about to stop."""
