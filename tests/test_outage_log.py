@@ -42,6 +42,21 @@ def test_writes_that_succeed_on_a_full_disk_do_not_end_its_outage(
     assert not log.is_on
 
 
+def test_how_long_an_outage_was_is_known_while_it_goes_on_and_for_a_while(clock: Clock) -> None:
+    log = OutageLog()
+    assert log.seconds(within=10) == 0
+    log.begin(FULL, reads=True)
+    clock.now += 20
+    # It may have begun before a statement failed by it.
+    assert log.seconds(within=10) == 20 + outage._UNNOTICED
+    clock.now += 20
+    log.end(reads=True)
+    clock.now += 10
+    assert log.seconds(within=10) == 40 + outage._UNNOTICED
+    clock.now += 1
+    assert log.seconds(within=10) == 0
+
+
 def test_another_outage_of_writes_ends_with_the_first_that_succeeds(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

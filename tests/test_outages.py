@@ -28,7 +28,9 @@ from keyosk.errors import Unavailable
 from keyosk.model import OPERATOR
 from keyosk.storage.database import Database
 from keyosk.storage.postgresql import CONNECT_TIMEOUT
+from keyosk.tokens import refresh_sessions
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from people import PASSWORD
 from postgres import PostgresServer
 from waiting import until
 
@@ -151,6 +153,52 @@ def test_a_frozen_postgresql_is_503_and_holds_up_nothing_else(
     finally:
         postgres.thaw()
     known.is_back()
+
+
+def test_who_refreshed_as_a_database_went_away_goes_on_when_it_is_back(
+    known: Known, postgres: PostgresServer
+) -> None:
+    """A response that was lost then cannot be asked for again in time."""
+    sessions = [Session(known) for _ in range(4)]
+    began = time.monotonic()
+    for session in sessions:
+        session.refresh(is_lost=True)
+    postgres.freeze()
+    try:
+        # Both workers learn of it.
+        until(lambda: {known.token(timeout=HANGS).status_code for _ in range(8)} == {503})
+        until(lambda: time.monotonic() > began + refresh_sessions.RETRY + 2)
+    finally:
+        postgres.thaw()
+    for session in sessions:
+        session.refresh()
+        session.refresh()
+
+
+class Session:
+    """A refresh session of an account, with its latest token."""
+
+    def __init__(self, known: Known) -> None:
+        self.server = known.server
+        name = unique("todo")
+        service = {"name": name, "scopes": [f"{name}:read"], "refresh_allowed": True}
+        known.admin.post("/services", json=service).raise_for_status()
+        account = {"username": unique("alice"), "password": PASSWORD}
+        account["grants"] = {"scopes": [f"{name}:read"]}  # type: ignore[assignment]
+        known.admin.post("/accounts", json=account).raise_for_status()
+        login = self.server.client(account["username"], PASSWORD)
+        response = login.post("/auth/token", data={"scope": "offline_access"})
+        self.token: str = response.json()["refresh_token"]
+
+    def refresh(self, *, is_lost: bool = False) -> None:
+        """Try until the database is there; ``is_lost``: the client does not get the response."""
+        form = {"grant_type": "refresh_token", "refresh_token": self.token}
+        client = self.server.client()
+        while (response := client.post("/auth/token", data=form)).status_code == 503:
+            time.sleep(0.1)
+        assert response.status_code == 200, response.text
+        if not is_lost:
+            self.token = response.json()["refresh_token"]
 
 
 def test_a_postgresql_that_ended_at_once_loses_nothing_and_comes_back(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -16,13 +17,13 @@ import requests
 
 from installed import EVERY_AUDIT_ROW, Clock, rows_of, with_todo
 from keyosk.credentials.presented import candidates
-from keyosk.errors import InvalidGrant
+from keyosk.errors import InvalidGrant, Unavailable
 from keyosk.ids import new_id
 from keyosk.installation import Installation
 from keyosk.keys.material import Safe
 from keyosk.model import OPERATOR, Grant, ListQuery
 from keyosk.permissions import entitlements
-from keyosk.storage import tables
+from keyosk.storage import outage, tables
 from keyosk.storage.database import Database
 from keyosk.tokens import refresh_token_format
 from keyosk.tokens.access_tokens import Token
@@ -471,6 +472,23 @@ def test_the_same_successor_is_given_for_ten_seconds(timed: Installation, clock:
     sql = f"SELECT after FROM {EVERY_AUDIT_ROW} WHERE action = ?"
     (action,) = rows_of(timed, sql, "session.reuse")
     assert "kysr_" not in str(action)
+
+
+def test_while_the_database_is_away_no_lost_response_gets_too_old(
+    timed: Installation, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    log = timed.database._log
+    first = begun(timed).refresh_token
+    second = used(timed, first)  # whose response is lost
+    log.begin(Unavailable("The database is not available.", reason="away"), reads=True)
+    clock.now += 100
+    log.end(reads=True)
+    clock.now += 10
+    assert used(timed, first) == second
+    clock.now += 1
+    with pytest.raises(InvalidGrant):
+        used(timed, first)
 
 
 def test_a_session_ends_however_often_it_is_used(timed: Installation, clock: Clock) -> None:

@@ -359,6 +359,13 @@ class Database:
             with self.transaction():
                 pass
 
+    def seconds_away(self, *, within: float) -> float:
+        """Return for how many seconds, at most, the database was not available until just now.
+
+        0 unless it still is not, or that ended less than ``within`` seconds ago.
+        """
+        return self._log.seconds(within=within)
+
     def close(self) -> None:
         """Close the connection of this thread."""
         self._peewee.close()

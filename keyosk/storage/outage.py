@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import math
 import mmap
 import os
 import tempfile
@@ -22,6 +23,8 @@ _SHORTEST: Final = 1.0
 #: Seconds that an outage by a full disk lasts after the last write that was refused: others, which
 #: find room in pages that are there already, succeed in between.
 _FULL: Final = 60.0
+#: Seconds that an outage may have lasted when it is recorded: a statement waits for a response.
+_UNNOTICED: Final = 10.0
 
 
 class Outage:
@@ -120,6 +123,8 @@ class OutageLog:
         self._lock = threading.Lock()
         self._logged: dict[bool, float] = {}
         self._full_until = 0.0
+        #: When the last one began and ended.
+        self._last = (-math.inf, -math.inf)
         self._is_started = False
         #: Whether there is an outage to end; all that a success looks at.
         self.is_on = False
@@ -147,11 +152,22 @@ class OutageLog:
             now = time.monotonic()
             if now - self._logged.get(True, 0.0) < _SHORTEST or now < self._full_until:
                 return
+            self._last = (min(self._logged.values()), now)
             self._logged.clear()
             self.is_on = False
             if self._shared is not None and not self._shared.turn(is_on=False):
                 return
         _log.warning("The database is available again.")
+
+    def seconds(self, *, within: float) -> float:
+        """Return how long the last outage was, at most; 0 if it ended over ``within`` seconds ago.
+
+        One that goes on counts from its beginning until now.
+        """
+        now = time.monotonic()
+        with self._lock:
+            began, ended = (min(self._logged.values()), now) if self._logged else self._last
+        return 0.0 if now - ended > within else ended - began + _UNNOTICED
 
     def started(self) -> None:
         """Record that a process started: an outage that an earlier process logged is over."""

@@ -207,7 +207,9 @@ class Sessions:
             return after[0]
         # SECURITY: if a clock ahead rotated it, it would be repeated for too long.
         now = int(self._clock())
-        if not clocks.is_recent(session.rotated_at, now, RETRY + 1):
+        # While the database was away nobody got a response, so that time does not count.
+        seconds = RETRY + 1 + self._database.seconds_away(within=RETRY)
+        if not clocks.is_recent(session.rotated_at, now, seconds):
             return None
         return next((each for each in after if each.digest == session.digest), None)
 
