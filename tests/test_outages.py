@@ -5,7 +5,6 @@ import os
 import re
 import resource
 import shutil
-import signal
 import sqlite3
 import statistics
 import subprocess
@@ -399,9 +398,13 @@ def test_a_full_disk_of_postgresql_is_503_for_what_writes_and_no_more(
 
 
 def kill_workers(server: LiveServer) -> None:
+    """Kill them, and wait until clients can see that their connections have ended."""
     assert server.process is not None
-    for worker in psutil.Process(server.process.pid).children():
-        os.kill(worker.pid, signal.SIGKILL)
+    workers = psutil.Process(server.process.pid).children()
+    for worker in workers:
+        worker.kill()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
 
 
 # ---- SQLite --------------------------------------------------------------------------------------
