@@ -50,6 +50,19 @@ def test_a_login_begins_a_session_in_a_cookie_that_no_script_or_other_site_has(
     assert alice.username in browser.get("/me").text
 
 
+@pytest.mark.parametrize(
+    "issuer",
+    ["https://id.example.org", "https://ID.Example.org", "https://id.example.org:443/auth"],
+)
+def test_the_origin_is_that_of_the_issuer_as_browsers_write_it(
+    prepared_url: str, issuer: str
+) -> None:
+    with served(prepared_url, issuer=issuer) as (_, client):
+        # A proxy that passes on a host of its own.
+        headers = {"Origin": "https://id.example.org", "Host": "keyosk.internal"}
+        log_in(client, base_url="https://keyosk.internal", headers=headers)
+
+
 def test_over_https_the_cookie_is_bound_to_the_host(prepared_url: str) -> None:
     with served(prepared_url, issuer="https://id.example.org/auth") as (_, client):
         page = client.get("/console/login", base_url="http://10.0.0.1:8080")

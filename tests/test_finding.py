@@ -72,6 +72,7 @@ def test_a_secret_on_standard_input_names_its_owner_and_is_not_shown(
     assert person.username in result.out
     assert secret[12:] not in result.out + result.err
     assert run("api-key", "find", "--quiet", text=secret).out == f"{person.username}\n"
+    assert run("api-key", "find", "-", "--quiet", text=secret).out == f"{person.username}\n"
     (item,) = run("api-key", "find", "--json", text=secret).json["items"]
     assert (item["id"], item["username"], item["works"]) == (key, person.username, True)
     digest = hashlib.sha256(secret.encode()).hexdigest()

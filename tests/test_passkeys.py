@@ -480,3 +480,12 @@ def test_without_javascript_there_is_the_code(named: LiveServer, browser: Browse
     page.get_by_text("Passkeys need JavaScript").wait_for()
     assert page.get_by_role("button", name="Make the passkey").count() == 0
     context.close()
+
+
+@pytest.mark.parametrize("port", ["", ":443"])
+def test_the_origin_of_passkeys_is_written_as_browsers_do(port: str) -> None:
+    party = passkeys.relying_party(f"https://Login.Example.org{port}/keyosk")
+    assert party == passkeys.RelyingParty("login.example.org", "https://login.example.org")
+    other = passkeys.relying_party("https://login.example.org:8443")
+    assert other is not None
+    assert other.origin == "https://login.example.org:8443"

@@ -63,12 +63,12 @@ def show_key(username: str, key: str, *, as_json: bool) -> None:
 def find_keys(prefix: str | None, *, as_json: bool) -> None:
     """Say whose API key it is, whether it still works, and how to end it.
 
-    PREFIX is the beginning of its secret, as in lists. Without PREFIX the secret itself is read
-    from a prompt or from standard input. It is neither shown nor sent: only its digest is.
+    PREFIX is the beginning of its secret, as in lists. Without PREFIX, or for -, the secret itself
+    is read from a prompt or from standard input. It is neither shown nor sent: only its digest is.
     """
     from keyosk.cli import api_key_search  # noqa: PLC0415 - --help needs none of it
 
-    api_key_search.find(prefix, as_json=as_json)
+    api_key_search.find(None if prefix == "-" else prefix, as_json=as_json)
 
 
 @api_key.command("create")

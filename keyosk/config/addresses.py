@@ -56,6 +56,14 @@ def address_of(host: str, port: int, *, is_bracketed: bool) -> Address | None:
     return Address(host, port) if good and 1 <= port <= 65535 else None
 
 
+def origin_of(url: SplitResult) -> str:
+    """Return the origin of a web URL, as browsers send it (RFC 6454 section 6.2)."""
+    host = url.hostname or ""
+    name = f"[{host}]" if ":" in host else host
+    usual = {"http": 80, "https": 443}[url.scheme]
+    return f"{url.scheme}://{name}" + (f":{url.port}" if url.port not in (None, usual) else "")
+
+
 def web_url(text: str) -> SplitResult | None:
     """Return an http or https URL of host, port and path only, or ``None``."""
     # SECURITY: before parsing, because urlsplit silently drops line breaks and white space.

@@ -175,12 +175,7 @@ def origins(value: object) -> tuple[str, ...]:
     items = _items(value)
     for item in items:
         url = addresses.web_url(item)
-        if (
-            url is None
-            or url.path
-            or item != item.lower()
-            or url.port == {"http": 80, "https": 443}[url.scheme]
-        ):
+        if url is None or item != addresses.origin_of(url):
             raise BadValue(
                 "must be origins as browsers send them, such as https://app.example.org: lower "
                 "case, without path, and without the port that is usual"

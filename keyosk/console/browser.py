@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from flask import Request, Response
 
+from keyosk.config.addresses import origin_of
 from keyosk.errors import Forbidden
 
 #: The field of a form with the token.
@@ -86,8 +87,7 @@ def check_origin(request: Request, issuer: str) -> None:
     origin = request.headers.get("Origin")
     if origin is None:
         return
-    url = urlsplit(issuer)
-    own = {f"{url.scheme}://{url.netloc}", f"{request.scheme}://{request.headers.get('Host', '')}"}
+    own = {origin_of(urlsplit(issuer)), f"{request.scheme}://{request.headers.get('Host', '')}"}
     if origin not in own:
         raise Forbidden(_FOREIGN)
 

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from keyosk.config.addresses import origin_of
 from keyosk.errors import BadCredentials
 from keyosk.model import PASSWORD, SEVERAL_FACTORS, Passkey
 
@@ -39,7 +40,7 @@ def relying_party(issuer: str) -> RelyingParty | None:
     try:
         ip_address(host)
     except ValueError:
-        return RelyingParty(host, f"{url.scheme}://{url.netloc}")
+        return RelyingParty(host, origin_of(url))
     return None
 
 
