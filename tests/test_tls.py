@@ -6,6 +6,7 @@ import os
 import resource
 import selectors
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -203,6 +204,27 @@ def test_a_worker_that_begins_anew_shows_no_certificate_from_the_start(tmp_path:
         worker.kill()
         psutil.wait_procs([worker], 60)
         assert server.shown().strip() == second[0].read_text().strip()
+
+
+@pytest.mark.slow
+def test_workers_with_a_good_certificate_are_not_replaced_by_ones_without(tmp_path: Path) -> None:
+    second = certificates.write(tmp_path, "second")
+    with Secured(tmp_path, workers="1") as server:
+        assert server.process is not None
+        server.put(second)
+        server.wait_until_shown(second[0])
+        [worker] = psutil.Process(server.process.pid).children()
+        server.put((server.first[0], second[1]))
+        os.kill(server.process.pid, signal.SIGHUP)
+        server.wait_until_logged("the workers are not replaced")
+        assert psutil.Process(server.process.pid).children() == [worker]
+        assert server.shown().strip() == second[0].read_text().strip()
+        # A good pair is shown from the first connection on, and by whoever comes later.
+        third = certificates.write(tmp_path, "third")
+        server.put(third)
+        os.kill(server.process.pid, signal.SIGHUP)
+        psutil.wait_procs([worker], 60)
+        server.wait_until_shown(third[0])
 
 
 @table(

@@ -96,6 +96,17 @@ class Arbiter(GunicornArbiter):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    def reload(self) -> None:
+        """Replace the workers, unless the files of the certificate cannot be used.
+
+        The workers have the last one that could be; their successors would have an earlier one.
+        """
+        certificate = self.app.options.certificate
+        if certificate is None or certificate.renew(self.log):
+            super().reload()
+        else:
+            self.log.error("the workers are not replaced")
+
     def handle_usr2(self) -> None:
         """Start no second master, as gunicorn would: it could not listen."""
         self.log.warning("SIGUSR2 is ignored")

@@ -45,6 +45,19 @@ class Certificate:
         self._read = self._signature()
         self.context = _context(certificate, key)
 
+    def renew(self, log: Any) -> bool:
+        """Read the files again if they have changed, for workers that are about to be forked.
+
+        Returns whether they can be used; the log has the reason if not.
+        """
+        signature = self._signature()
+        if signature == self._read:
+            return True
+        is_good = self._load(log)
+        if is_good:
+            self._read = signature
+        return is_good
+
     def watch(self, log: Any) -> None:
         """Look after the files in a thread of its own, for as long as the process lives.
 
@@ -72,14 +85,15 @@ class Certificate:
                 self._load(log)
             before = now
 
-    def _load(self, log: Any) -> None:
+    def _load(self, log: Any) -> bool:
         try:
             self.context = _context(*self._files)
         except BadPair as fault:
             part = "key" if fault.is_key else "certificate"
             log.error("the new TLS %s %s; the last one stays in use", part, fault)
-        else:
-            log.warning("the TLS certificate was read again")
+            return False
+        log.warning("the TLS certificate was read again")
+        return True
 
     def _signature(self) -> _Signature:
         states = []
