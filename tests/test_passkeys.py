@@ -52,6 +52,7 @@ class Authenticator:
         self.host, self.origin = _HOST, _ORIGIN
         self.flags, self.count = 0x05, 0  # the user is present and verified
         self.type: str | None = None
+        self.public: dict[int, Any] = {}
         self.frame: dict[str, Any] = {"crossOrigin": False}
         self.owner: bytes | None = None
         self.challenge: bytes | None = None
@@ -60,7 +61,7 @@ class Authenticator:
         point = self.key.public_key().public_numbers()
         public = {1: 2, 3: -7, -1: 1, -2: point.x.to_bytes(32), -3: point.y.to_bytes(32)}
         data = self._authenticator_data(0x40) + bytes(16) + len(self.id).to_bytes(2) + self.id
-        data += cbor2.dumps(public)
+        data += cbor2.dumps(public | self.public)
         attested = cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": data})
         client_data = self._client_data("webauthn.create", options)
         return self._response(clientDataJSON=client_data, attestationObject=attested)
@@ -243,7 +244,17 @@ def _lying(key: Authenticator, lie: dict[str, Any]) -> Authenticator:
 def test_no_lie_of_an_authenticator_makes_a_passkey(node: Node, subtests: pytest.Subtests) -> None:
     tab = Site(node)
     tab.log_in()
-    for name, lie in {**_LIES, "a login": {"type": "webauthn.get"}}.items():
+    lies = {
+        **_LIES,
+        "a login": {"type": "webauthn.get"},
+        # With these nobody could log in any more.
+        "no point of the curve": {"public": {-2: b"\1" * 32}},
+        "a short point": {"public": {-2: b"\1"}},
+        "an unknown curve": {"public": {-1: 99}},
+        "an unknown algorithm": {"public": {3: -99}},
+        "a shared secret": {"public": {1: 4, 3: 5}},
+    }
+    for name, lie in lies.items():
         with subtests.test(name):
             assert tab.add(_lying(Authenticator(), lie)).status_code == 422
     for response in ("", "{", "[]", "1", "{}", "x" * 20_001, '{"id": 1}', "[" * 5_000):

@@ -103,6 +103,10 @@ def verify_new(
             require_user_verification=True,
         )
         _refuse_foreign_frame(credential)
+        # Without an attestation the library does not look at it before it is shown.
+        webauthn.helpers.decoded_public_key_to_cryptography(
+            webauthn.helpers.decode_credential_public_key(registration.credential_public_key)
+        )
     # SECURITY: any error of the library refuses the response, which may be forged.
     except Exception as error:
         raise BadCredentials(_REFUSED) from error
