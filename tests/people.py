@@ -48,40 +48,40 @@ def token_of(person: Person, secret: str = PASSWORD, **parameters: Any) -> str:
     return text
 
 
-def make_person(by: Client, *scopes: Any, roles: tuple[Any, ...] = ()) -> Person:
+def make_person(admin: Client, *scopes: Any, roles: tuple[Any, ...] = ()) -> Person:
     """A new account that holds these scopes and roles."""
     username = live.unique("person")
     grants = {"scopes": list(scopes), "roles": list(roles)}
     body = {"username": username, "password": PASSWORD, "grants": grants}
-    return Person(by.url, ok(by.post("/accounts", json=body), 201)["id"], username)
+    return Person(admin.url, ok(admin.post("/accounts", json=body), 201)["id"], username)
 
 
-def make_account(by: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:
+def make_account(admin: Client, stem: str = "account", **fields: Any) -> dict[str, Any]:
     """A new account as the API shows it."""
     account: dict[str, Any] = ok(
-        by.post("/accounts", json={"username": live.unique(stem), **fields}), 201
+        admin.post("/accounts", json={"username": live.unique(stem), **fields}), 201
     )
     return account
 
 
-def make_key(by: Client, person: Person, **fields: Any) -> tuple[str, str]:
+def make_key(admin: Client, person: Person, **fields: Any) -> tuple[str, str]:
     """A new API key of the person: its id and its secret."""
-    api_key = ok(by.post(f"{person.path}/api-keys", json={"name": "a key", **fields}), 201)
+    api_key = ok(admin.post(f"{person.path}/api-keys", json={"name": "a key", **fields}), 201)
     return api_key["id"], api_key["secret"]
 
 
-def make_service(by: Client, *verbs: str, **fields: Any) -> str:
+def make_service(admin: Client, *verbs: str, **fields: Any) -> str:
     """A new service with the scopes ``<name>:read`` and ``<name>:write``, or of other verbs."""
     name = live.unique("todo")
     scopes = [f"{name}:{verb}" for verb in verbs or ("read", "write")]
-    ok(by.post("/services", json={"name": name, "scopes": scopes, **fields}), 201)
+    ok(admin.post("/services", json={"name": name, "scopes": scopes, **fields}), 201)
     return name
 
 
-def make_role(by: Client, *scopes: str) -> str:
+def make_role(admin: Client, *scopes: str) -> str:
     """A new role of these scopes."""
     name = live.unique("role")
-    ok(by.post("/roles", json={"name": name, "scopes": list(scopes)}), 201)
+    ok(admin.post("/roles", json={"name": name, "scopes": list(scopes)}), 201)
     return name
 
 

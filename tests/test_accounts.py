@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from live import ADMIN_PASSWORD, Client, LiveServer, at_once, patching, posting, unique
-from people import Person, can_log_in, make_account, make_service, problem
+from people import Person, can_log_in, make_account, make_service, ok, problem
 from tables import table
 
 PASSWORD = "seven quiet herons wade"
@@ -171,7 +171,7 @@ def test_a_renamed_account_is_found_by_its_new_name_only(server: LiveServer, adm
     assert can_log_in(server, new, PASSWORD)
     assert not can_log_in(server, account["username"], PASSWORD)
     # The old name is free, and another spelling of its own is no conflict with itself.
-    assert admin.post("/accounts", json={"username": account["username"]}).status_code == 201
+    ok(admin.post("/accounts", json={"username": account["username"]}), 201)
     again = admin.patch(f"/accounts/{account['id']}", json={"username": new.upper()})
     assert (again.status_code, again.json()["username"]) == (200, new.lower())
 
@@ -274,10 +274,10 @@ def test_an_admin_sets_and_removes_a_password(server: LiveServer, admin: Client)
     assert can_log_in(server, account["username"], PASSWORD)
     assert admin.get(path).json()["has_password"] is True
     assert admin.get(path).headers["ETag"] != tag
-    assert admin.put(f"{path}/password", json={"password": OTHER_PASSWORD}).status_code == 204
+    ok(admin.put(f"{path}/password", json={"password": OTHER_PASSWORD}), 204)
     assert not can_log_in(server, account["username"], PASSWORD)
     assert can_log_in(server, account["username"], OTHER_PASSWORD)
-    assert admin.delete(f"{path}/password").status_code == 204
+    ok(admin.delete(f"{path}/password"), 204)
     assert not can_log_in(server, account["username"], OTHER_PASSWORD)
     assert admin.get(path).json()["has_password"] is False
     problem(admin.delete(f"{path}/password"), 404)
@@ -297,7 +297,7 @@ def test_a_current_password_from_an_admin_is_held_against_the_account(admin: Cli
     path = f"/accounts/{account['id']}/password"
     body = {"password": OTHER_PASSWORD, "current_password": "not at all the password"}
     problem(admin.put(path, json=body), 403)
-    assert admin.put(path, json=body | {"current_password": PASSWORD}).status_code == 204
+    ok(admin.put(path, json=body | {"current_password": PASSWORD}), 204)
 
 
 # --- The account itself ---------------------------------------------------------------------------

@@ -13,8 +13,8 @@ ACCOUNTS, GRANTS = "keyosk:accounts:write", "keyosk:grants:write"
 SERVICES = "keyosk:services:write"
 
 
-def applied(by: Client, query: str = "", **manifest: Any) -> Any:
-    return ok(by.post(f"/apply{query}", json=manifest))
+def applied(client: Client, query: str = "", **manifest: Any) -> Any:
+    return ok(client.post(f"/apply{query}", json=manifest))
 
 
 def fresh() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from keyosk.credentials import api_key_format
 from keyosk.storage import schema
 from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, SECRET_KEY, Client, LiveServer, command, free_port, unique
-from people import can_log_in, make_person
+from people import can_log_in, make_person, ok
 from processes import execute
 from tables import table
 from terminal import Done, keyosk
@@ -348,7 +348,7 @@ def test_a_created_service_is_shown_as_the_api_shows_it(run: Run, admin: Client)
     assert [scope["name"] for scope in created["scopes"]] == [f"{name}:read", f"{name}:write"]
     other = unique("service")
     described = [{"name": f"{other}:a", "description": "To see."}, f"{other}:b"]
-    assert admin.post("/services", json={"name": other, "scopes": described}).status_code == 201
+    ok(admin.post("/services", json={"name": other, "scopes": described}), 201)
     listed = f"scopes             {other}:a (To see.), {other}:b\n"
     assert listed in run("service", "show", other).out
     assert shown in run("service", "list", "--json").json["items"]

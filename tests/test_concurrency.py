@@ -263,7 +263,7 @@ def test_two_admins_who_go_for_each_other_at_once_leave_one(lonely: LiveServer) 
         assert last.delete("/accounts/me").status_code == 403
         assert last.delete("/accounts/me/password").status_code == 403
         if attack is not delete:
-            assert last.delete(f"/accounts/{loser}").status_code == 204
+            ok(last.delete(f"/accounts/{loser}"), 204)
         last.session.close()
         first.session.close()
 

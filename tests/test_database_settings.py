@@ -13,6 +13,7 @@ import requests
 from keyosk.errors import DatabaseUnusable, Unavailable
 from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, Client, LiveServer, unique
+from people import ok
 from postgres import ROLE, PostgresServer
 from tables import table
 
@@ -149,7 +150,7 @@ def test_the_tables_are_in_the_schema_that_was_asked_for(
     if by == "PGOPTIONS":
         server.environment["PGOPTIONS"] = path
     with server:
-        assert server.admin().post("/roles", json={"name": unique("role")}).status_code == 201
+        ok(server.admin().post("/roles", json={"name": unique("role")}), 201)
         checked = server.run("database", "check")
         assert (checked.returncode, checked.stderr) == (0, "")
         with psycopg.connect(url) as session:
@@ -200,7 +201,7 @@ def test_the_defaults_of_a_role_do_not_change_what_is_promised(
     with LiveServer(url, tmp_path, workers="2") as server:
         admin = server.admin()
         name = unique("changed")
-        assert admin.post("/accounts", json={"username": name}).status_code == 201
+        ok(admin.post("/accounts", json={"username": name}), 201)
 
         def change(number: int) -> requests.Response:
             return admin.patch(f"/accounts/{name}", json={"display_name": f"Zoë 李雷 {number}"})
@@ -248,7 +249,7 @@ HUGE = ("9223372036854775807", "9223372036854775808", "9" * 400)
 def test_a_version_beyond_64_bits_is_stale_and_not_an_error(admin: Client, number: str) -> None:
     name = unique("versioned")
     for path, body in (("/accounts", {"username": name}), ("/roles", {"name": name})):
-        assert admin.post(path, json=body).status_code == 201
+        ok(admin.post(path, json=body), 201)
         headers = {"If-Match": f'"{number}"'}
         for method in ("PATCH", "DELETE"):
             options: dict[str, Any] = {"json": {}} if method == "PATCH" else {}

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from live import ADMIN_PASSWORD, Client, LiveServer
+from people import ok
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.every_database]
 
@@ -99,7 +100,7 @@ def test_a_kill_amid_writes_loses_no_acknowledged_account_or_half(own_server: Li
     token = token_of(admin)
     service = {"name": "durable", "scopes": SCOPES}
     grants = {"scopes": SCOPES, "roles": []}
-    assert admin.post("/services", json=service).status_code == 201
+    ok(admin.post("/services", json=service), 201)
     record, names = Record(), count(1)
 
     for round_ in range(1, ROUNDS + 1):

@@ -33,6 +33,7 @@ from keyosk.errors import Fault
 from keyosk.installation import Installation
 from keyosk.web import errors as web_errors
 from live import Client, LiveServer
+from people import ok
 from tables import table
 
 JSON = {"Content-Type": "application/json"}
@@ -326,7 +327,7 @@ def test_a_field_that_is_wrong_is_named_by_its_place(
 def test_no_depth_of_nesting_is_an_error_of_ours(admin: Client, method: str, field: str) -> None:
     username = live.unique("deep")
     if method == "PATCH":
-        assert admin.post("/accounts", json={"username": username}).status_code == 201
+        ok(admin.post("/accounts", json={"username": username}), 201)
     statuses = set()
     for depth in [5, *range(150, 1000, 50), 990, 1500]:
         nested = '{"a":' * depth + "1" + "}" * depth
@@ -487,7 +488,7 @@ def test_a_secret_in_a_broken_request_comes_back_nowhere(server: LiveServer, adm
 
 def test_an_api_key_is_in_no_log(server: LiveServer, admin: Client) -> None:
     username = live.unique("keyed")
-    assert admin.post("/accounts", json={"username": username}).status_code == 201
+    ok(admin.post("/accounts", json={"username": username}), 201)
     creation = admin.post(f"/accounts/{username}/api-keys", json={"name": "k"})
     secret = creation.json()["secret"]
     path = f"/accounts/{username}/api-keys/{creation.json()['id']}"

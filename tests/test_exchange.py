@@ -41,14 +41,14 @@ class Chain:
         text: str = ok(response)["access_token"]
         return text
 
-    def exchange(self, by: Person, text: str, **parameters: Any) -> requests.Response:
+    def exchange(self, actor: Person, text: str, **parameters: Any) -> requests.Response:
         data = {
             "grant_type": EXCHANGE,
             "subject_token": text,
             "subject_token_type": ACCESS_TOKEN,
             **parameters,
         }
-        return by.login().post(
+        return actor.login().post(
             "/auth/token", data={name: value for name, value in data.items() if value is not None}
         )
 
@@ -178,8 +178,8 @@ def _entries(server: LiveServer, **of: str) -> list[dict[str, Any]]:
     return [entry for entry in listed if of.items() <= entry.items()]
 
 
-def _is_active(by: Person, text: str) -> bool:
-    is_active: bool = ok(by.login().post("/auth/introspect", data={"token": text}))["active"]
+def _is_active(person: Person, text: str) -> bool:
+    is_active: bool = ok(person.login().post("/auth/introspect", data={"token": text}))["active"]
     return is_active
 
 

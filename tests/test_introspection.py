@@ -92,7 +92,7 @@ def test_what_is_not_active_is_only_that(
     elif what == "service disabled":
         ok(admin.patch(f"/services/{todo}", json={"enabled": False}))
     elif what == "key":
-        assert admin.delete(f"{alice.path}/api-keys/{key}").status_code == 204
+        ok(admin.delete(f"{alice.path}/api-keys/{key}"), 204)
     else:
         text = server.client().get("/auth/revocations", headers={"Accept": "application/jwt"}).text
     assert introspect(auditor, text.strip()) == INACTIVE
@@ -116,7 +116,7 @@ def test_wrong_requests_are_refused(
     bearer = {"Authorization": f"Bearer {text}"}
     assert error(anybody, data={"token": text}, headers=bearer) == (401, "invalid_client")
     assert login.get(path).status_code == 405
-    assert login.post(path, json={"token": text}).status_code == 200
+    ok(login.post(path, json={"token": text}))
 
 
 def test_a_revoked_token_is_refused_at_once(server: LiveServer, alice: Person) -> None:
@@ -163,5 +163,5 @@ def test_the_account_of_a_service_exists_and_no_key_chooses_it(admin: Client, to
     body = {"account": manager.username}
     assert manager.login(secret).patch(path, json=body).status_code == 403
     assert ok(manager.login().patch(path, json=body))["account"] == manager.username
-    assert admin.delete(manager.path).status_code == 204
+    ok(admin.delete(manager.path), 204)
     assert ok(admin.get(path))["account"] is None

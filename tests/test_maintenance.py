@@ -16,6 +16,7 @@ import pytest
 from installed import rows_of
 from keyosk.installation import Installation
 from live import ADMIN_PASSWORD, LiveServer, unique
+from people import ok
 from postgres import PostgresServer
 
 pytestmark = [pytest.mark.every_database, pytest.mark.slow]
@@ -43,7 +44,7 @@ def writing(server: LiveServer) -> Iterator[list[str]]:
         while not stop.is_set():
             name = unique("kept")
             body = {"username": name, "grants": {"scopes": SCOPES}}
-            assert admin.post("/accounts", json=body).status_code == 201
+            ok(admin.post("/accounts", json=body), 201)
             names.append(name)
             if len(names) > 10:
                 begun.set()
@@ -61,9 +62,9 @@ def writing(server: LiveServer) -> Iterator[list[str]]:
 
 def prepare(server: LiveServer) -> None:
     service = {"name": "kept", "scopes": SCOPES}
-    assert server.admin().post("/services", json=service).status_code == 201
+    ok(server.admin().post("/services", json=service), 201)
     body = {"username": "alice", "password": PASSWORD, "grants": {"scopes": SCOPES}}
-    assert server.admin().post("/accounts", json=body).status_code == 201
+    ok(server.admin().post("/accounts", json=body), 201)
 
 
 def assert_restored(server: LiveServer, names: list[str]) -> None:

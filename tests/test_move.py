@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from live import ADMIN_PASSWORD, LiveServer
+from people import ok
 from postgres import PostgresServer
 from terminal import Done, keyosk
 
@@ -83,7 +84,7 @@ def test_everything_is_there_after_a_move_to_postgresql(empty: str, tmp_path: Pa
         assert admin.get("/accounts/alice/grants").json() == kept
         # What PostgreSQL numbers goes on.
         more = {"add": {"scopes": ["keyosk:audit:read"]}}
-        assert admin.patch("/accounts/alice/grants", json=more).status_code == 200
+        ok(admin.patch("/accounts/alice/grants", json=more))
 
 
 def test_nothing_is_copied_under_another_secret_key(empty: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import requests
 
 from live import ADMIN_PASSWORD, Client, unique
 from nodes import Cluster, cluster
+from people import ok
 from postgres import PostgresServer
 from waiting import until
 
@@ -54,7 +55,7 @@ def at(nodes: Cluster, username: str = "admin", secret: str = ADMIN_PASSWORD) ->
 def person(admin: Client) -> str:
     name = unique("person")
     body = {"username": name, "password": PASSWORD, "grants": {"scopes": ["keyosk:audit:read"]}}
-    assert admin.post("/accounts", json=body).status_code == 201
+    ok(admin.post("/accounts", json=body), 201)
     return name
 
 

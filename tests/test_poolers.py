@@ -16,6 +16,7 @@ import requests
 from keyosk.storage import schema
 from keyosk.storage.database import Database
 from live import ADMIN_PASSWORD, LiveServer, unique
+from people import ok
 from poolers import pgbouncer
 from postgres import PostgresServer
 from waiting import until
@@ -60,7 +61,7 @@ def test_all_works_behind_a_pooler_from_the_start(
     ):
         admin, name = server.admin(), unique("behind")
         person = {"username": name, "password": "a password behind a pooler"}
-        assert admin.post("/accounts", json=person).status_code == 201
+        ok(admin.post("/accounts", json=person), 201)
         response = admin.post(f"/accounts/{name}/api-keys", json={"name": "ci"})
         assert response.status_code == 201
         by_key = server.client(name, response.json()["secret"])
@@ -139,7 +140,7 @@ def test_two_installations_share_a_pool_by_schema(postgresql_url: str, tmp_path:
         clients = {"first": first.admin(), "second": second.admin()}
         for name, client in clients.items():
             for number in range(10):
-                assert client.post("/roles", json={"name": f"{name}-{number}"}).status_code == 201
+                ok(client.post("/roles", json={"name": f"{name}-{number}"}), 201)
         for name, client in clients.items():
             roles = client.get("/roles").json()["items"]
             assert {role["name"].partition("-")[0] for role in roles} == {name}
@@ -182,7 +183,7 @@ def test_a_stricter_isolation_by_default_fails_no_request_and_loses_no_change(
         used = pooler.url if pooled else postgresql_url
         with LiveServer(used, tmp_path, workers="2") as server:
             admin, name = server.admin(), unique("strict")
-            assert admin.post("/accounts", json={"username": name}).status_code == 201
+            ok(admin.post("/accounts", json={"username": name}), 201)
 
             def change(number: int) -> requests.Response:
                 return admin.patch(f"/accounts/{name}", json={"claims": {f"of-{number}": number}})

@@ -220,7 +220,7 @@ def test_a_login_right_after_gets_a_token_that_nothing_touches(
 ) -> None:
     for number in range(3):
         password = f"{NEW_PASSWORD} {number}"
-        assert admin.put(f"{person.path}/password", json={"password": password}).status_code == 204
+        ok(admin.put(f"{person.path}/password", json={"password": password}), 204)
         text = token_of(person, password, audience="keyosk")
         assert service.accepts(text)
         assert Client(server.url, token=text).get("/accounts/me").status_code == 200

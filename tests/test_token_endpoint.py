@@ -15,7 +15,7 @@ import requests
 import live
 from keyosk.times import rfc3339
 from live import Client, LiveServer, soon, wait_for
-from people import claims_of
+from people import claims_of, ok
 from tables import table
 from waiting import until
 
@@ -382,14 +382,14 @@ def test_a_disabled_service_gets_no_tokens_meanwhile(server: LiveServer, admin: 
     service = make_service(admin)
     account = Account(server, admin, service.read)
 
-    assert admin.patch(f"/services/{service.name}", json={"enabled": False}).status_code == 200
+    ok(admin.patch(f"/services/{service.name}", json={"enabled": False}))
     assert token(account.by_key)["aud"] == server.url
     by_scope = account.by_key.post("/auth/token", data={"scope": service.read})
     assert_refused(by_scope, 400, "invalid_scope")
     by_audience = account.by_key.post("/auth/token", data={"audience": service.audience})
     assert_refused(by_audience, 400, "invalid_target")
 
-    assert admin.patch(f"/services/{service.name}", json={"enabled": True}).status_code == 200
+    ok(admin.patch(f"/services/{service.name}", json={"enabled": True}))
     assert token(account.by_key)["aud"] == service.audience
 
 
@@ -711,9 +711,9 @@ def refusals(server: LiveServer, admin: Client, alice: Account) -> dict[str, tup
     expired_key = Account(server, admin)
     expired_key.change_key(expires_at=rfc3339(time.time() - 1))
     deleted_key = Account(server, admin)
-    assert admin.delete(f"{deleted_key.path}/api-keys/{deleted_key.key['id']}").status_code == 204
+    ok(admin.delete(f"{deleted_key.path}/api-keys/{deleted_key.key['id']}"), 204)
     deleted = Account(server, admin, password=PASSWORD)
-    assert admin.delete(deleted.path).status_code == 204
+    ok(admin.delete(deleted.path), 204)
     secret = alice.key["secret"]
     wait_for(end)
     return {

@@ -21,6 +21,7 @@ from keyosk import config
 from keyosk.installation import Installation
 from keyosk.permissions.entitlements import TokenGrant
 from live import Client, LiveServer
+from people import ok
 from values import principal
 
 JWKS = "/auth/jwks"
@@ -85,7 +86,7 @@ def make_caller(admin: Client) -> Caller:
     names = live.unique("todo"), live.unique("calendar")
     scopes = (f"{names[0]}:read", f"{names[1]}:read")
     for name, scope in zip(names, scopes, strict=True):
-        assert admin.post("/services", json={"name": name, "scopes": [scope]}).status_code == 201
+        ok(admin.post("/services", json={"name": name, "scopes": [scope]}), 201)
     username = live.unique("alice")
     body = {"username": username, "grants": {"scopes": list(scopes)}}
     account = admin.post("/accounts", json=body).json()
@@ -127,7 +128,7 @@ def test_a_token_that_only_proves_who_it_is_verifies_for_the_issuer(
     server: LiveServer, admin: Client, verify: Verifier
 ) -> None:
     username = live.unique("nobody")
-    assert admin.post("/accounts", json={"username": username}).status_code == 201
+    ok(admin.post("/accounts", json={"username": username}), 201)
     key = admin.post(f"/accounts/{username}/api-keys", json={"name": "k"}).json()
     client = server.client(username, key["secret"])
     token = client.post("/auth/token", data={"format": "token"}).text.strip()
