@@ -603,7 +603,7 @@ def with_token(home: Path, url: str, **variables: str) -> Terminal:
 
 JSON = {"Content-Type": "application/json"}
 PROBLEM = {"Content-Type": "application/problem+json"}
-STRANGE = "does not answer as Keyosk does"
+STRANGE = "does not respond as Keyosk does"
 RESPONSES: tuple[tuple[str, Response, str], ...] = (
     ("html", (200, {"Content-Type": "text/html"}, b"<html>"), STRANGE),
     ("gateway", (502, {"Content-Type": "text/html"}, b"<html>"), STRANGE),
@@ -760,7 +760,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_is_sen
         result = Terminal(tmp_path, url.replace("http://", "https://")).run(
             "login", "--username", "admin", text="a secret\n"
         )
-        assert "cannot be spoken to by TLS" in result.refused()
+        assert "TLS with " in result.refused()
 
 
 @pytest.mark.attack

@@ -86,7 +86,7 @@ def minted(keyosk: Installation, account: str, *, audience: str = KEYOSK) -> str
 
 def revoke(keyosk: Installation, account: str, text: str) -> None:
     login = keyosk.authentication.preview_login(account, None)
-    keyosk.inspection.revoke(caller_of(login, frozenset(), frozenset()), text)
+    keyosk.inspection.revoke(caller_of(login), text)
 
 
 def session_of(keyosk: Installation, account: str) -> tuple[str, str]:

@@ -262,7 +262,7 @@ def fresh(server: LiveServer, admin: Client, ci: Platform) -> Target:
 
 
 #: What anybody is told; why is for admins.
-AWAY = "The keys of the token's issuer cannot be had."
+AWAY = "The keys of the token's issuer are not available."
 OCT = {"kty": "oct", "kid": "key-1", "k": base64url(b"secret"), "alg": "HS256"}
 
 

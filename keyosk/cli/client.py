@@ -231,18 +231,18 @@ class Client:
                 "If an authority of your own made it, name that one's file in SSL_CERT_FILE."
             )
         if isinstance(cause, ssl.SSLError):
-            return f"{self._name} cannot be spoken to by TLS ({cause.reason}). Is it the right URL?"
+            return f"TLS with {self._name} failed ({cause.reason}). Is it the right URL?"
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
             why = _reason(error)
             return f"{self._name} cannot be reached: {why}. Is it running, and the URL right?"
         if isinstance(error, httpx2.TimeoutException):
             return (
-                f"{self._name} did not answer in time. What was asked for may be done all the "
-                "same: look before you ask again."
+                f"{self._name} did not respond in time. It may have done what the request asks "
+                "for: look before you send it again."
             )
         return (
-            f"The connection to {self._name} broke. What was asked for may be done nevertheless: "
-            "look before you ask again."
+            f"The connection to {self._name} broke. It may have done what the request asks for: "
+            "look before you send it again."
         )
 
     def _refusal(
@@ -252,8 +252,8 @@ class Client:
         if response.has_redirect_location:
             place = response.headers["Location"][:_LONGEST]
             return Refused(
-                f"{self._name} answers that it is at {place}. If that is your Keyosk, name it "
-                "with --server.",
+                f"{self._name} redirects to {place}. If that is your Keyosk, name it with "
+                "--server.",
                 status=response.status_code,
             )
         problem = _document(response, text) or {}
@@ -276,7 +276,7 @@ class Client:
 
     def _strange(self, status: int = 200) -> Refused:
         return Refused(
-            f"{self._name} does not answer as Keyosk does (status {status}). Is it the right URL?",
+            f"{self._name} does not respond as Keyosk does (status {status}). Is it the right URL?",
             status=status,
         )
 
@@ -341,7 +341,7 @@ def _split(response: httpx2.Response) -> Iterator[str]:
 def _reason(error: Exception) -> str:
     """Return the reason why a connection failed, as the system states it."""
     if isinstance(error, httpx2.ConnectTimeout):
-        return "no answer"
+        return "no response"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

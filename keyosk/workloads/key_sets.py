@@ -96,7 +96,7 @@ class KeySets:
         if not keys:
             fault = None if fetched is None else fetched.fault
             raise KeysUnavailable(
-                "The keys of the token's issuer cannot be had.",
+                "The keys of the token's issuer are not available.",
                 reason=fault or "they are being fetched",
             )
         return assertions.candidates(assertion, issuer, keys)
