@@ -92,9 +92,7 @@ class Confirmations:
             raise BadCredentials(_WRONG)
         # SECURITY: read after the slow hash, because the account may be disabled by now.
         login = self._sessions.check(session)
-        caller = caller_of(
-            login, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
-        )
+        caller = caller_of(login, address=address, request_id=request_id, via=VIA)
         if needs_factor:
             if not code and not passkey:
                 raise BadCredentials(_FACTOR_TOO)

@@ -106,9 +106,7 @@ class ConsoleSessions:
             notice=notice,
             amr=tuple(amr),
         )
-        caller = caller_of(
-            principal, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
-        )
+        caller = caller_of(principal, address=address, request_id=request_id, via=VIA)
         with self._database.transaction():
             self._store.remove_expired(now - _KEPT)
             self._store.add(session)

@@ -105,9 +105,7 @@ class PendingLogins:
         ``BadCredentials``, which is recorded if the second factor is wrong, and ``Throttled``.
         """
         login, principal = self.find(secret)
-        caller = caller_of(
-            principal, frozenset(), frozenset(), address=address, request_id=request_id, via=VIA
-        )
+        caller = caller_of(principal, address=address, request_id=request_id, via=VIA)
 
         def begin(amr: Sequence[str]) -> NewConsoleSession:
             if not self._store.take(login.digest):

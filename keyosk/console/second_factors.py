@@ -165,8 +165,6 @@ def _qr_code(uri: str) -> str:
 def _caller(visit: Visit) -> Caller:
     return caller_of(
         visit.principal,
-        frozenset(),
-        frozenset(),
         address=g.address,
         request_id=g.request_id,
         via=VIA,

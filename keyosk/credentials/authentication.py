@@ -218,9 +218,7 @@ class Authentication:
             if principal.credential_id is None:
                 self._accounts.record_login(principal.account_id, now)
             elif principal.credential is CredentialKind.API_KEY:
-                user = caller_of(
-                    principal, frozenset(), frozenset(), address=address, request_id=request_id
-                )
+                user = caller_of(principal, address=address, request_id=request_id)
                 self._record_key_use(
                     user, principal.credential_id, now, last=principal.last_seen_at
                 )
@@ -390,15 +388,15 @@ def _is_allowed(address: str | None, limits: tuple[str, ...] | None) -> bool:
 
 def caller_of(
     principal: Principal,
-    scopes: frozenset[str],
-    held: frozenset[str],
+    scopes: frozenset[str] = frozenset(),
+    held: frozenset[str] = frozenset(),
     *,
     address: str | None = None,
     request_id: str | None = None,
     via: str | None = None,
     conditions: Mapping[str, tuple[Condition, ...]] | None = None,
 ) -> Caller:
-    """Return the caller for a login."""
+    """Return the caller for a login; one without scopes may use nothing of the admin API."""
     return Caller(
         account_id=principal.account_id,
         username=principal.username,

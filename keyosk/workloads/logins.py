@@ -84,7 +84,7 @@ class WorkloadLogins:
     def by_assertion(self, text: str) -> WorkloadLogin:
         """Return the login that a token proves.
 
-        Raises ``InvalidGrant``; ``KeysUnavailable`` if the keys of its issuer cannot be had.
+        Raises ``InvalidGrant``; ``KeysUnavailable`` if the keys of its issuer are unavailable.
         """
         delays.before_waiting()  # a login writes, and may have to fetch keys
         assertion = assertions.read(text)
@@ -149,9 +149,7 @@ class WorkloadLogins:
             # SECURITY: after a rule is deleted or disabled, no token may be issued by it.
             if not self._workload_rules.record_use(rule, login.issuer, now):
                 raise InvalidGrant("The rule or its issuer was changed just now.")
-            caller = caller_of(
-                login.principal, frozenset(), frozenset(), address=address, request_id=request_id
-            )
+            caller = caller_of(login.principal, address=address, request_id=request_id)
             self._audit.record(
                 caller,
                 "workload.login",
