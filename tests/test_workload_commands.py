@@ -47,6 +47,9 @@ def test_from_nothing_to_a_login(server: LiveServer, ci: Platform) -> None:
     data = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": token}
     assert ok(server.client().post("/auth/token", data=data))["scope"] == f"{service}:deploy"
 
+    for unchanged in (("service", service), ("issuer", name), ("rule", name, "deploy")):
+        noun, *names = unchanged
+        assert "nothing to change" in run(server, noun, "set", *names, code=2)
     run(server, "rule", "set", name, "deploy", "--without-claim", "ref", "--disabled", "--once")
     rule = show_json(server, "rule", "show", name, "deploy")
     assert (rule["claims"], rule["enabled"], rule["once"]) == (

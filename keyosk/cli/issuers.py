@@ -75,7 +75,7 @@ def show_issuer(name: str, *, as_json: bool) -> None:
 @issuer.command("create")
 @click.argument("name")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Fill in what is known of it.")
-@click.option("--issuer", "url", metavar="ISS", help="The iss of its tokens, exactly.")
+@click.option("--issuer", metavar="ISS", help="The iss of its tokens, exactly.")
 @click.option("--audience", help="What aud must contain; by default the URL of this Keyosk.")
 @click.option("--jwks-uri", metavar="URL", help="Where its keys are, if not in its metadata.")
 @_keys
@@ -87,37 +87,21 @@ def show_issuer(name: str, *, as_json: bool) -> None:
     help="Repeatable.",
 )
 @click.option("--max-lifetime", type=int, metavar="SECONDS", help="The longest life of a token.")
-@click.option("--allow-private", is_flag=True, help="Its keys may be at a private address.")
+@click.option(
+    "--allow-private", is_flag=True, default=None, help="Its keys may be at a private address."
+)
 @click.option("--description")
 @shared.as_json
 def create_issuer(
     name: str,
     *,
     preset: str | None,
-    url: str | None,
-    audience: str | None,
-    jwks_uri: str | None,
     keys: Path | None,
-    algorithms: tuple[str, ...],
-    max_lifetime: int | None,
-    allow_private: bool,
-    description: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Trust an issuer. Nobody logs in before there is a rule."""
-    body = shared.given(
-        name=name,
-        preset=preset,
-        issuer=url,
-        audience=audience,
-        jwks_uri=jwks_uri,
-        keys=_read_keys(keys),
-        algorithms=algorithms,
-        max_lifetime=max_lifetime,
-        description=description,
-    )
-    if allow_private:
-        body["allow_private"] = True
+    body = shared.given(name=name, preset=preset, keys=_read_keys(keys), **options)
     with shared.client() as client:
         created = client.post("issuers", body=body).body
     shared.show_object(created, as_json=as_json)
@@ -127,7 +111,7 @@ def create_issuer(
 
 @issuer.command("set")
 @click.argument("name")
-@click.option("--issuer", "issuer", metavar="ISS")
+@click.option("--issuer", metavar="ISS")
 @click.option("--audience", help="What aud must contain.")
 @click.option("--jwks-uri", metavar="URL", help="Where its keys are, if not in its metadata.")
 @_keys
@@ -146,11 +130,9 @@ def set_issuer(
     name: str, reset: tuple[str, ...], *, keys: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Change the given settings of the issuer; the others stay as they are."""
-    patch = {field: value for field, value in options.items() if value not in (None, ())}
-    if keys is not None:
-        patch["keys"] = _read_keys(keys)
+    patch = shared.patched(reset, **options, keys=_read_keys(keys))
     with shared.client() as client:
-        changed = client.patch("issuers", name, body=dict.fromkeys(reset) | patch).body
+        changed = client.patch("issuers", name, body=patch).body
     shared.show_object(changed, as_json=as_json)
 
 
@@ -247,23 +229,12 @@ def create_rule(
     issuer_name: str,
     name: str,
     *,
-    account: str,
     claims: tuple[str, ...],
-    scopes: tuple[str, ...],
-    once: bool,
-    expires_at: str | None,
-    description: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Let tokens with these claims log in as the account."""
-    body = shared.given(
-        name=name,
-        account=account,
-        scopes=scopes,
-        expires_at=expires_at,
-        description=description,
-    )
-    body |= {"claims": _read_claims(claims), "once": once}
+    body = shared.given(name=name, **options) | {"claims": _read_claims(claims)}
     with shared.client() as client:
         created = client.post("issuers", issuer_name, "rules", body=body).body
     shared.show_object(created, as_json=as_json)
@@ -293,13 +264,10 @@ def set_rule(
     **options: Any,
 ) -> None:
     """Change the given settings of the rule; the others stay as they are."""
-    patch = {field: value for field, value in options.items() if value not in (None, ())}
-    if claims or without_claim:
-        patch["claims"] = dict.fromkeys(without_claim) | _read_claims(claims)
+    changed_claims = dict.fromkeys(without_claim) | _read_claims(claims)
+    patch = shared.patched(reset, **options, claims=changed_claims or None)
     with shared.client() as client:
-        changed = client.patch(
-            "issuers", issuer_name, "rules", name, body=dict.fromkeys(reset) | patch
-        ).body
+        changed = client.patch("issuers", issuer_name, "rules", name, body=patch).body
     shared.show_object(changed, as_json=as_json)
 
 

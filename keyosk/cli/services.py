@@ -155,11 +155,11 @@ def set_service(
     name: str, reset: tuple[str, ...], *, verifier: str | None, as_json: bool, **options: Any
 ) -> None:
     """Change the given settings of the service; the others stay as they are."""
-    patch = {field: value for field, value in options.items() if value not in (None, ())}
+    given = {field: value for field, value in options.items() if value not in (None, ())}
     preset = {} if verifier is None else PRESETS[verifier].fields
-    fields = dict.fromkeys(reset) | preset | patch
+    patch = shared.patched(reset, **preset | given)
     with shared.client() as client:
-        changed = client.patch("services", name, body=fields).body
+        changed = client.patch("services", name, body=patch).body
         shared.show_object(changed, as_json=as_json)
         _show_lines(client, changed, verifier)
 
