@@ -788,7 +788,7 @@ def test_what_is_no_token_is_not_kept(tmp_path: Path, body: bytes) -> None:
 #: What --version, --help and completion may import besides Python and what Python itself brings.
 LIGHT = {
     *("click", "keyosk", "keyosk.__main__", "keyosk.checks", "keyosk.errors"),
-    *("keyosk.strict_json", "keyosk.whitespace"),
+    *("keyosk.small_files", "keyosk.strict_json", "keyosk.whitespace"),
     *("keyosk.permissions", "keyosk.permissions.verifier_presets"),
     *("keyosk.workloads", "keyosk.workloads.claims", "keyosk.workloads.presets"),
 }
@@ -805,6 +805,7 @@ HEAVY = {f"keyosk.cli.{name}" for name in ("client", "documents", "local", "mach
 OF_A_START = {
     *("keyosk", "click", "gunicorn", "httptools", "uuid_utils", "precis_i18n"),
     *("flask", "flask_restful", "werkzeug", "jinja2", "markupsafe", "itsdangerous", "blinker"),
+    "greenlet",  # requests of the event loop wait in them
     *("marshmallow", "peewee", "playhouse", "cython_runtime", "jwt", "argon2", "pyotp"),
     *("cryptography", "bcrypt"),  # which imports the other where it is there
 }
