@@ -42,6 +42,12 @@ def claims_of(token: str) -> dict[str, Any]:
     return claims
 
 
+def forwarded_claims(response: requests.Response) -> dict[str, Any]:
+    """The claims of the token that forward authentication passes on to the service."""
+    assert response.status_code == 200, response.text
+    return claims_of(response.headers["Authorization"].removeprefix("Bearer "))
+
+
 def token_of(person: Person, secret: str = PASSWORD, **parameters: Any) -> str:
     """A token that a secret of the person gets."""
     text: str = ok(person.login(secret).post("/auth/token", data=parameters))["access_token"]

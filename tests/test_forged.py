@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import jwt
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,7 +21,7 @@ from keyosk.installation import Installation
 from keyosk.keys import material
 from keyosk.web.routes import ROUTES
 from live import Client, LiveServer
-from people import make_key, make_person, make_service, ok
+from people import claims_of, make_key, make_person, make_service, ok
 
 pytestmark = pytest.mark.attack
 
@@ -61,9 +60,7 @@ class Forge:
         self.backend = server.client(backend.username, make_key(admin, backend)[1])
         self.owner = server.client(owner.username, make_key(admin, owner)[1])
         self.genuine = owner.login().post("/auth/token", data={"audience": "keyosk"}).json()
-        self.claims: dict[str, Any] = jwt.decode(
-            self.genuine["access_token"], options={"verify_signature": False}
-        )
+        self.claims = claims_of(self.genuine["access_token"])
         # For all that takes tokens at once: as Keyosk would sign it.
         self.claims["aud"] = ["keyosk", self.first]
         self.claims["scope"] += f" {self.first}:read"

@@ -3,12 +3,11 @@
 from typing import Any, Final
 from urllib.parse import unquote
 
-import jwt
 import pytest
-import requests
 
 import live
 from live import Client, LiveServer
+from people import claims_of, forwarded_claims
 
 PASSWORD: Final = "a password of some length"
 
@@ -49,17 +48,10 @@ def setting(server: LiveServer, admin: Client) -> Setting:
     return Setting(server, admin)
 
 
-def claims_of(response: requests.Response) -> dict[str, Any]:
-    assert response.status_code == 200, response.text
-    text = response.headers["Authorization"].removeprefix("Bearer ")
-    claims: dict[str, Any] = jwt.decode(text, options={"verify_signature": False})
-    return claims
-
-
 def test_a_login_becomes_a_short_token_for_this_service(setting: Setting) -> None:
     response = setting.basic().get(setting.path(setting.read))
 
-    claims = claims_of(response)
+    claims = forwarded_claims(response)
     assert (claims["aud"], claims["scope"]) == (setting.service, setting.read)
     assert claims["exp"] - claims["iat"] == 60
     assert response.content == b""
@@ -91,7 +83,7 @@ def test_every_method_is_asked_for_a_login(method: str, setting: Setting) -> Non
         assert refused.status_code == 401
         assert refused.headers["WWW-Authenticate"].startswith("Basic ")
         assert "Bearer " in refused.headers["WWW-Authenticate"]
-        assert claims_of(setting.basic().request(method, path))["aud"] == setting.service
+        assert forwarded_claims(setting.basic().request(method, path))["aud"] == setting.service
 
 
 PREFLIGHT: Final = {"Origin": "https://app.example", "Access-Control-Request-Method": "PUT"}
@@ -212,7 +204,7 @@ def test_a_preflight_passes_to_no_other_and_no_disabled_service(setting: Setting
 def test_what_the_client_asked_for_is_nothing_to_the_path_form(rest: str, setting: Setting) -> None:
     response = setting.basic().get(f"/auth/forward/{setting.service}{rest}")
 
-    assert claims_of(response)["aud"] == setting.service
+    assert forwarded_claims(response)["aud"] == setting.service
 
 
 def test_a_missing_scope_is_refused_wherever_it_is_required(setting: Setting) -> None:
@@ -239,7 +231,7 @@ def test_malformed_requests_are_refused_in_words_that_proxies_know(setting: Sett
 def test_the_service_may_stand_in_a_header(setting: Setting) -> None:
     header = {"X-Keyosk-Service": setting.service}
 
-    assert claims_of(setting.basic().get("/auth/forward", headers=header))
+    assert forwarded_claims(setting.basic().get("/auth/forward", headers=header))
 
 
 def test_a_bearer_token_gives_no_more_and_lasts_no_longer_than_itself(setting: Setting) -> None:
@@ -249,9 +241,9 @@ def test_a_bearer_token_gives_no_more_and_lasts_no_longer_than_itself(setting: S
     assert changed.status_code == 200, changed.text
     bearer = setting.bearer(scope=setting.read, lifetime=20)
     original = str(bearer.session.headers["Authorization"]).removeprefix("Bearer ")
-    was = jwt.decode(original, options={"verify_signature": False})
+    was = claims_of(original)
 
-    claims = claims_of(bearer.get(setting.path()))
+    claims = forwarded_claims(bearer.get(setting.path()))
 
     assert claims["scope"] == setting.read
     assert claims["exp"] <= was["exp"]
@@ -275,7 +267,7 @@ def test_a_service_that_is_disabled_lets_nobody_in(setting: Setting) -> None:
 
 def test_a_token_that_was_revoked_lets_nobody_in(setting: Setting) -> None:
     bearer = setting.bearer()
-    assert claims_of(bearer.get(setting.path()))
+    assert forwarded_claims(bearer.get(setting.path()))
     text = str(bearer.session.headers["Authorization"]).removeprefix("Bearer ")
     assert setting.basic().post("/auth/revoke", data={"token": text}).status_code == 200
 

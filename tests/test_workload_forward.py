@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from live import Client, unique
-from people import PASSWORD, claims_of, make_person, ok
+from people import PASSWORD, forwarded_claims, make_person, ok
 from platforms import platform
 from shops import Shop
 
@@ -17,13 +17,6 @@ pytestmark = pytest.mark.every_database
 def forward(shop: Shop, token: str, scope: str = "") -> requests.Response:
     path = f"/auth/forward?service={shop.service}" + (f"&scope={scope}" if scope else "")
     return Client(shop.server.url, token=token).get(path)
-
-
-def passed(response: requests.Response) -> dict[str, Any]:
-    assert response.status_code == 200, response.text
-    text = response.headers["Authorization"].removeprefix("Bearer ")
-    claims: dict[str, Any] = claims_of(text)
-    return claims
 
 
 def refused(response: requests.Response, status: int) -> None:
@@ -39,7 +32,7 @@ def logins(shop: Shop) -> list[dict[str, Any]]:
 def test_a_foreign_token_passes_as_the_account(shop: Shop) -> None:
     token = shop.ci.token()
     response = forward(shop, token, shop.read)
-    claims = passed(response)
+    claims = forwarded_claims(response)
     assert (claims["aud"], claims["preferred_username"]) == (shop.service, shop.account)
     assert set(claims["scope"].split()) == {shop.read, shop.write}
     assert claims["exp"] - claims["iat"] == 60
@@ -51,7 +44,7 @@ def test_a_foreign_token_passes_as_the_account(shop: Shop) -> None:
 def test_it_is_recorded_once_for_all_of_its_requests(shop: Shop) -> None:
     token = shop.ci.token()
     for _ in range(20):
-        passed(forward(shop, token))
+        forwarded_claims(forward(shop, token))
     [*rows] = logins(shop)
     assert 1 <= len(rows) <= 8  # once in each process of the server
     assert rows[0]["after"]["iss"] == shop.ci.issuer
@@ -61,12 +54,12 @@ def test_it_is_recorded_once_for_all_of_its_requests(shop: Shop) -> None:
 @pytest.mark.attack
 def test_a_service_that_does_not_say_so_takes_none(shop: Shop) -> None:
     token = shop.ci.token()
-    passed(forward(shop, token))
+    forwarded_claims(forward(shop, token))
     for accepts in ("both", "password", ["api_key"]):
         ok(shop.admin.patch(f"/services/{shop.service}", json={"accepts": accepts}))
         refused(forward(shop, token), 401)
     ok(shop.admin.patch(f"/services/{shop.service}", json={"accepts": ["workload"]}))
-    passed(forward(shop, token))
+    forwarded_claims(forward(shop, token))
     ok(shop.admin.patch(f"/services/{shop.service}", json={"enabled": False}))
     refused(forward(shop, token), 403)
 
@@ -86,7 +79,7 @@ def test_a_token_for_one_service_opens_no_other(shop: Shop) -> None:
 def test_what_is_no_login_does_not_pass(shop: Shop) -> None:
     now = int(time.time())
     good = shop.ci.token()
-    passed(forward(shop, good))
+    forwarded_claims(forward(shop, good))
     with platform() as stranger:
         stranger.kid = shop.ci.kid
         wrong = {
@@ -109,10 +102,10 @@ def test_what_is_no_login_does_not_pass(shop: Shop) -> None:
 @pytest.mark.attack
 def test_what_took_the_login_away_counts_at_once(shop: Shop) -> None:
     token = shop.ci.token()
-    passed(forward(shop, token))
+    forwarded_claims(forward(shop, token))
     ok(shop.change_rule("main", scopes=[shop.read]))
     refused(forward(shop, token, shop.write), 403)
-    assert passed(forward(shop, token))["scope"] == shop.read
+    assert forwarded_claims(forward(shop, token))["scope"] == shop.read
     ok(shop.change_rule("main", enabled=False))
     refused(forward(shop, token), 401)
     ok(shop.change_rule("main", enabled=True))
@@ -128,20 +121,23 @@ def test_a_token_that_logs_in_once_passes_once(shop: Shop) -> None:
     ok(shop.change_rule("main", once=True))
     token = shop.ci.token()
     refused(forward(shop, token, "nobody:knows"), 403)
-    passed(forward(shop, token))
+    forwarded_claims(forward(shop, token))
     refused(forward(shop, token), 401)
     assert "before" in shop.refusal(token)
 
 
 def test_the_new_token_does_not_outlive_the_foreign_one(shop: Shop) -> None:
     now = int(time.time())
-    assert passed(forward(shop, shop.ci.token(exp=now + 30)))["exp"] <= now + 30
+    assert forwarded_claims(forward(shop, shop.ci.token(exp=now + 30)))["exp"] <= now + 30
 
 
 def test_keyosks_own_tokens_pass_there_as_before(shop: Shop) -> None:
     own = ok(shop.present(shop.ci.token()))["access_token"]
-    assert passed(forward(shop, own))["preferred_username"] == shop.account
+    assert forwarded_claims(forward(shop, own))["preferred_username"] == shop.account
     person = make_person(shop.admin, shop.read)
     theirs = ok(person.login(PASSWORD).post("/auth/token", data={"audience": shop.service}))
-    assert passed(forward(shop, theirs["access_token"]))["preferred_username"] == person.username
+    assert (
+        forwarded_claims(forward(shop, theirs["access_token"]))["preferred_username"]
+        == person.username
+    )
     refused(forward(shop, theirs["access_token"][:-4] + "AAAA"), 401)

@@ -17,7 +17,7 @@ from keyosk.workloads import claims as matching
 from keyosk.workloads.presets import PRESETS
 from live import Client, LiveServer, unique
 from platforms import AUDIENCE, KEYS, Platform, platform, send
-from shops import Shop, claims_of
+from shops import Shop, issued_claims
 from tables import table
 from test_workload_forgeries import changed
 
@@ -51,7 +51,7 @@ def test_a_token_as_documented_logs_in(
 ) -> None:
     shop, documented = trusting(preset, server, admin, ci)
     response = shop.present(signed(ci, documented, dict(documented.claims)))
-    assert claims_of(response)["preferred_username"] == shop.account
+    assert issued_claims(response)["preferred_username"] == shop.account
     report = shop.report(signed(ci, documented, dict(documented.claims)))
     assert (report["rule"], report["error_description"]) == ("main", None)
 
@@ -127,7 +127,7 @@ def test_svids_that_spiffe_takes_log_in(server: LiveServer, admin: Client, mesh:
     bundle = JwtBundle.parse(TrustDomain("example.org"), json.dumps({"keys": mesh.keys}).encode())
     svid = JwtSvid.parse_and_validate(token, bundle, {AUDIENCE})
     assert str(svid.spiffe_id) == documented.pinned["sub"]
-    assert claims_of(shop.present(token))["preferred_username"] == shop.account
+    assert issued_claims(shop.present(token))["preferred_username"] == shop.account
     other = signed(mesh, documented, {"sub": "spiffe://example.org/shopping"})
     assert "no rule" in shop.refusal(other)
 
@@ -153,7 +153,7 @@ def test_an_issuer_made_of_another_library(
         for key in keys.keys:
             header = {"alg": algorithm, "kid": key.kid, "typ": "JWT"}
             token = joserfc_jwt.encode(header, ci.claims(), key, algorithms=[algorithm])
-            assert claims_of(shop.present(token))["preferred_username"] == shop.account
+            assert issued_claims(shop.present(token))["preferred_username"] == shop.account
         (stranger,) = jwk.KeySet.generate_key_set(kind, parameter, count=1).keys
         header = {"alg": algorithm, "kid": keys.keys[0].kid}
         forged = joserfc_jwt.encode(header, ci.claims(), stranger, algorithms=[algorithm])

@@ -17,7 +17,7 @@ import requests
 import node_modules
 from live import Client, LiveServer, free_port, unique
 from people import ok
-from shops import Shop, claims_of
+from shops import Shop, issued_claims
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ def test_its_tokens_log_in_and_go_on_with_another_key(server: LiveServer, admin:
             audience=op.client,
         )
         token = op.id_token(subject)
-        assert claims_of(shop.present(token))["preferred_username"] == shop.account
+        assert issued_claims(shop.present(token))["preferred_username"] == shop.account
         assert "rule" in shop.refusal(op.id_token(unique("stranger")))
     with provider(port, "second") as op:
         again = op.id_token(subject)
@@ -118,7 +118,7 @@ def test_its_tokens_log_in_and_go_on_with_another_key(server: LiveServer, admin:
         while (response := shop.present(again)).status_code != 200:
             assert time.monotonic() < deadline, response.text
             time.sleep(0.5)
-        assert claims_of(response)["preferred_username"] == shop.account
+        assert issued_claims(response)["preferred_username"] == shop.account
         # What the key before signed is signed by nobody now.
         assert shop.refusal(token)
     with provider(free_port(), "second") as elsewhere:

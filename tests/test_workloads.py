@@ -10,7 +10,7 @@ import requests
 from live import Client, LiveServer, unique
 from people import PASSWORD, assert_refused, make_person, ok, problem
 from platforms import AUDIENCE, KEYS, METADATA, Platform, platform
-from shops import JWT_BEARER, Shop, claims_of
+from shops import JWT_BEARER, Shop, issued_claims
 from tables import table
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.every_database
 
 def test_a_foreign_token_gets_a_token(shop: Shop) -> None:
     response = shop.present(shop.ci.token())
-    body, claims = ok(response), claims_of(response)
+    body, claims = ok(response), issued_claims(response)
     assert body["token_type"] == "Bearer"
     assert "refresh_token" not in body
     assert claims["preferred_username"] == shop.account
@@ -63,13 +63,13 @@ def test_each_way_to_send_it_works(shop: Shop, parameters: dict[str, Any]) -> No
     token = shop.ci.token()
     data = {name: token if value is ... else value for name, value in parameters.items()}
     anybody = shop.server.client()
-    claims = claims_of(anybody.post("/auth/token", data={**data, "scope": shop.read}))
+    claims = issued_claims(anybody.post("/auth/token", data={**data, "scope": shop.read}))
     assert claims["scope"] == shop.read
     response = shop.server.client("admin", "x").post("/auth/token", data=data)
     assert response.status_code in (400, 401), "a login besides"
     both = {**data, "client_id": shop.account, "client_secret": "x"}
     assert anybody.post("/auth/token", data=both).status_code in (400, 401)
-    assert claims_of(anybody.post("/auth/token", data={**data, "client_id": shop.account}))
+    assert issued_claims(anybody.post("/auth/token", data={**data, "client_id": shop.account}))
     other = anybody.post("/auth/token", data={**data, "client_id": "admin"})
     assert (other.status_code, other.json()["error"]) == (400, "invalid_grant")
 
@@ -98,7 +98,7 @@ def test_a_service_exchanges_its_callers_tokens_without_a_secret(shop: Shop) -> 
         assert wrong.json()["error"] == "invalid_grant"
         other = {**typed, "client_assertion": token, "audience": shop.service}
         assert anybody.post("/auth/token", data=other).json()["error"] == "invalid_target"
-    claims = claims_of(anybody.post("/auth/token", data={**typed, "client_assertion": token}))
+    claims = issued_claims(anybody.post("/auth/token", data={**typed, "client_assertion": token}))
     assert (claims["sub"], claims["aud"], claims["scope"]) == (
         person.id,
         billing,
@@ -135,9 +135,9 @@ def test_there_is_never_a_refresh_token(shop: Shop) -> None:
 
 def test_the_token_does_not_outlive_the_foreign_one(shop: Shop) -> None:
     now = int(time.time())
-    claims = claims_of(shop.present(shop.ci.token(exp=now + 60)))
+    claims = issued_claims(shop.present(shop.ci.token(exp=now + 60)))
     assert claims["exp"] <= now + 60
-    claims = claims_of(shop.present(shop.ci.token(), lifetime="30"))
+    claims = issued_claims(shop.present(shop.ci.token(), lifetime="30"))
     assert claims["exp"] - claims["iat"] <= 31
 
 
@@ -150,21 +150,21 @@ def test_a_service_that_does_not_accept_workloads_gets_none(shop: Shop) -> None:
         shop.admin.patch(f"/services/{shop.service}", json={"accepts": ["api_key", "workload"]})
     )
     assert patched["accepts"] == ["api_key", "workload"]
-    assert claims_of(shop.present(shop.ci.token()))["aud"] == shop.service
+    assert issued_claims(shop.present(shop.ci.token()))["aud"] == shop.service
 
 
 def test_grants_can_be_for_workloads_only(shop: Shop) -> None:
     path = f"/accounts/{shop.account}/grants"
     ok(shop.admin.put(path, json={"scopes": [{"name": shop.read, "with": "workload"}]}))
-    assert claims_of(shop.present(shop.ci.token()))["scope"] == shop.read
+    assert issued_claims(shop.present(shop.ci.token()))["scope"] == shop.read
     ok(shop.admin.put(path, json={"scopes": [{"name": shop.read, "with": "api_key"}]}))
-    assert claims_of(shop.present(shop.ci.token()))["scope"] == ""
+    assert issued_claims(shop.present(shop.ci.token()))["scope"] == ""
 
 
 def test_a_service_may_ask_where_it_comes_from(shop: Shop) -> None:
-    assert "workload" not in claims_of(shop.present(shop.ci.token()))
+    assert "workload" not in issued_claims(shop.present(shop.ci.token()))
     ok(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
-    assert claims_of(shop.present(shop.ci.token()))["workload"] == {
+    assert issued_claims(shop.present(shop.ci.token()))["workload"] == {
         "iss": shop.ci.issuer,
         "sub": "repo:acme/shop:ref:refs/heads/main",
     }
@@ -174,7 +174,7 @@ def test_no_account_can_claim_to_be_a_workload(shop: Shop) -> None:
     ok(shop.admin.patch(f"/services/{shop.service}", json={"claims": ["workload"]}))
     person = make_person(shop.admin, shop.read)
     ok(shop.admin.patch(person.path, json={"claims": {"workload": {"iss": "x", "sub": "y"}}}))
-    assert "workload" not in claims_of(person.login().post("/auth/token"))
+    assert "workload" not in issued_claims(person.login().post("/auth/token"))
 
 
 def test_each_login_is_in_the_audit_log(shop: Shop) -> None:
@@ -235,7 +235,7 @@ def test_a_deeper_claim_is_named_by_a_json_pointer(shop: Shop) -> None:
     ok(shop.admin.delete(f"/issuers/{shop.issuer}/rules/main"), 204)
     shop.rule("pods", {"/kubernetes.io/namespace": "prod", "/a~1b/c~0d": 7})
     good: dict[str, Any] = {"kubernetes.io": {"namespace": "prod"}, "a/b": {"c~d": 7}}
-    assert claims_of(shop.present(shop.ci.token(**good)))
+    assert issued_claims(shop.present(shop.ci.token(**good)))
     wrong: tuple[dict[str, Any], ...] = (
         {**good, "kubernetes.io": {"namespace": "dev"}},
         {**good, "kubernetes.io": "prod"},
@@ -261,13 +261,16 @@ def test_two_accounts_are_refused(shop: Shop) -> None:
     shop.rule("also", {"repository_id": "842913401"})
     assert "more than one account" in shop.refusal(shop.ci.token())
     ok(shop.change_rule("also", enabled=False))
-    assert claims_of(shop.present(shop.ci.token()))["preferred_username"] == first
+    assert issued_claims(shop.present(shop.ci.token()))["preferred_username"] == first
 
 
 def test_of_two_rules_for_an_account_the_one_that_says_more_counts(shop: Shop) -> None:
     shop.rule("any", {"repository_id": "842913401"}, scopes=[shop.read])
-    assert set(claims_of(shop.present(shop.ci.token()))["scope"].split()) == {shop.read, shop.write}
-    assert claims_of(shop.present(shop.ci.token(ref="refs/heads/x")))["scope"] == shop.read
+    assert set(issued_claims(shop.present(shop.ci.token()))["scope"].split()) == {
+        shop.read,
+        shop.write,
+    }
+    assert issued_claims(shop.present(shop.ci.token(ref="refs/heads/x")))["scope"] == shop.read
 
 
 def test_a_rule_ends(shop: Shop) -> None:
@@ -585,7 +588,7 @@ def test_keys_can_be_given_instead_of_fetched(server: LiveServer, admin: Client)
     )
     account = {"kubernetes.io": {"serviceaccount": {"name": "deployer", "uid": uid}}}
     token = ci.token(aud=[audience], **account)
-    assert claims_of(shop.present(token))["preferred_username"] == shop.account
+    assert issued_claims(shop.present(token))["preferred_username"] == shop.account
     again = {"kubernetes.io": {"serviceaccount": {"name": "deployer", "uid": uid[::-1]}}}
     assert "no rule" in shop.refusal(ci.token(aud=[audience], **again))
     assert ci.asked == []
