@@ -103,14 +103,14 @@ def test_good_tokens_pass_while_keyosk_is_away(own_server: LiveServer) -> None:
         text = tokens.token()
         verifier = Verifier(server.url, todo, poll_interval=0.2)
         verifier.verify(text)
-    polls = verifier._known._revoked_at
+    polls = verifier._state._revoked_at
     assert polls is not None
     for _ in range(20):  # it tries, in vain
         verifier.verify(text).require(f"{todo}:read")
         time.sleep(0.05)
     assert tokens.token() == text
     with server:
-        until(lambda: (verifier._known._revoked_at or 0) > polls)
+        until(lambda: (verifier._state._revoked_at or 0) > polls)
         ok(server.admin().patch(alice.path, json={"enabled": False}))
         until(lambda: is_refused(verifier, text))
     verifier.close()
@@ -209,7 +209,7 @@ def test_a_stolen_key_is_refused_and_the_next_accepted(own_server: LiveServer) -
         ok(admin.post(f"/signing-keys/{stolen}/compromise"))
         tokens._forget(old)
         assert verifier.verify(tokens.token()).subject == alice.id
-        until(lambda: verifier._known.key(stolen) is None)
+        until(lambda: verifier._state.key(stolen) is None)
         with pytest.raises(InvalidToken):
             verifier.verify(old)
         verifier.close()

@@ -387,7 +387,7 @@ def test_keys_that_cannot_sign_tokens_are_left_out(keyosk: Issuer) -> None:
     keyosk.keys = [*others, *keyosk.keys]
     verifier = Verifier(ISSUER, AUDIENCE)
     verifier.verify(keyosk.token())
-    assert list(verifier._known._keys) == [KID]
+    assert list(verifier._state._keys) == [KID]
     for each in others[:-1]:
         with pytest.raises(InvalidToken):
             verifier.verify(keyosk.token(keyosk.header(kid=each["kid"])))

@@ -30,7 +30,7 @@ from keyosk_client import (
     verifier,
 )
 from keyosk_client.flows import run
-from keyosk_client.issuer import KnownIssuer
+from keyosk_client.issuer import IssuerState
 from keyosk_client.token import Token
 from processes import execute
 from waiting import until
@@ -60,21 +60,21 @@ class Reader:
             "max_stale": 3_600,
             **options,
         }
-        self.known = KnownIssuer(ISSUER, clock=clock, **given)
+        self.state = IssuerState(ISSUER, clock=clock, **given)
         self.client = http.client(ISSUER, tls=None, owner=self)
 
-    def learn(self, kid: str) -> None:
-        run(self.known.learn(kid), self.client)
+    def fetch_key(self, kid: str) -> None:
+        run(self.state.fetch_key(kid), self.client)
 
     def refresh(self) -> None:
-        run(self.known.refresh(), self.client)
+        run(self.state.refresh(), self.client)
 
     def knows(self, kid: str) -> bool:
         """Return whether a token with this kid is verified; raise ``KeysUnavailable``."""
-        if self.known.key(kid) is None:
-            self.learn(kid)
+        if self.state.key(kid) is None:
+            self.fetch_key(kid)
         try:
-            self.known.key_or_refuse(kid)
+            self.state.key_or_refuse(kid)
         except InvalidToken:
             return False
         return True
@@ -82,7 +82,7 @@ class Reader:
     def accepts(self, claims: dict[str, Any], kid: str = "k" * 43) -> bool:
         token = Token(claims["sub"], frozenset(), claims, "")
         try:
-            self.known.check_revoked(kid, token)
+            self.state.check_revoked(kid, token)
         except InvalidToken:
             return False
         return True
@@ -96,11 +96,11 @@ KID = "k" * 43
 
 def test_keys_are_fetched_once_and_again_before_they_expire(keyosk: Issuer, clock: Clock) -> None:
     reader = Reader(clock, revocations="off")
-    assert reader.known.due_in == 0
+    assert reader.state.due_in == 0
     for _ in range(3):
         assert reader.knows(KID)
     assert (keyosk.key_fetches, len(keyosk.requests)) == (1, 2)
-    assert 0 < reader.known.due_in <= 300 * 0.8
+    assert 0 < reader.state.due_in <= 300 * 0.8
     clock.now += 239
     reader.refresh()
     assert keyosk.key_fetches == 1
@@ -128,7 +128,7 @@ def test_the_response_says_how_long_keys_last(
     keyosk.cache_control = header
     reader = Reader(clock, revocations="off")
     assert reader.knows(KID)
-    assert reader.known.due_in == pytest.approx(seconds)
+    assert reader.state.due_in == pytest.approx(seconds)
 
 
 def test_the_time_in_a_cache_counts(
@@ -144,7 +144,7 @@ def test_the_time_in_a_cache_counts(
     monkeypatch.setitem(http.transports, ISSUER, httpx.MockTransport(aged))
     reader = Reader(clock, revocations="off")
     assert reader.knows(KID)
-    assert reader.known.due_in == pytest.approx(160)
+    assert reader.state.due_in == pytest.approx(160)
 
 
 def test_it_names_itself(keyosk: Issuer) -> None:
@@ -177,7 +177,7 @@ def test_an_unchanged_set_is_not_sent_again(
     clock.now += 240
     reader.refresh()
     assert reader.knows(KID)
-    assert reader.known.due_in == pytest.approx(8)
+    assert reader.state.due_in == pytest.approx(8)
 
 
 def test_a_new_key_is_known_at_once(keyosk: Issuer, clock: Clock) -> None:
@@ -516,7 +516,7 @@ def test_an_entry_is_dropped_after_its_end_and_never_before(
         monkeypatch.setattr(time, "time", lambda at=now + later: at)
         clock.now += 11
         reader.refresh()
-        assert len(reader.known._revoked) == held
+        assert len(reader.state._revoked) == held
         assert reader.accepts(claims) is (later > 30)
         # The later end holds, and the earlier moment is not forgotten.
         assert reader.accepts({**claims, "sub": "a", "jti": "x", "iat": 4}) is (later == 1_000)
@@ -556,8 +556,8 @@ def test_a_stolen_signing_key_is_dropped_at_once(keyosk: Issuer, clock: Clock) -
     clock.now += 11
     reader.refresh()
     assert keyosk.key_fetches == 2
-    assert reader.known.key(KID) is None
-    assert reader.known.key(OTHER) is not None
+    assert reader.state.key(KID) is None
+    assert reader.state.key(OTHER) is not None
 
 
 def test_without_revocations_it_goes_on_unless_required(keyosk: Issuer, clock: Clock) -> None:
@@ -616,7 +616,7 @@ def test_a_list_that_cannot_be_read_changes_nothing(
         clock.now += 11
         reader.refresh()
         assert not reader.accepts(claims), document
-        assert reader.known._revoked.sequence == 1
+        assert reader.state._revoked.sequence == 1
 
 
 def test_other_issuers_need_not_name_the_list(keyosk: Issuer, clock: Clock) -> None:
@@ -678,15 +678,15 @@ def test_the_background_survives_what_nobody_thought_of(
 ) -> None:
     verifier = Verifier(ISSUER, AUDIENCE, poll_interval=0.05)
     verifier.verify(keyosk.token())
-    refresh = KnownIssuer.refresh
+    refresh = IssuerState.refresh
     failed = threading.Event()
 
-    def fail(known: KnownIssuer) -> Any:
-        monkeypatch.setattr(KnownIssuer, "refresh", refresh)
+    def fail(_: IssuerState) -> Any:
+        monkeypatch.setattr(IssuerState, "refresh", refresh)
         failed.set()
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(KnownIssuer, "refresh", fail)
+    monkeypatch.setattr(IssuerState, "refresh", fail)
     assert failed.wait(60)
     polls = keyosk.polls
     until(lambda: keyosk.polls > polls)
@@ -698,7 +698,7 @@ def test_the_background_survives_what_nobody_thought_of(
         tasks = AsyncVerifier(ISSUER, AUDIENCE, poll_interval=0.05)
         await tasks.verify(keyosk.token())
         failed.clear()
-        monkeypatch.setattr(KnownIssuer, "refresh", fail)
+        monkeypatch.setattr(IssuerState, "refresh", fail)
         while not failed.is_set():
             await asyncio.sleep(0.01)
         polls = keyosk.polls
@@ -808,7 +808,7 @@ def test_after_a_fork_and_a_reset_each_verifier_begins_anew() -> None:
     with issuer() as keyosk:
         ours, others = Verifier(ISSUER, AUDIENCE), Verifier("https://other.example", AUDIENCE)
         ours.verify(keyosk.token())
-        others._known._keys_at = 1.0
+        others._state._keys_at = 1.0
         client = ours._client
         verifier._after_fork()
         assert ours._client is None
@@ -818,5 +818,5 @@ def test_after_a_fork_and_a_reset_each_verifier_begins_anew() -> None:
         verifier.reset(ISSUER)
         ours.verify(keyosk.token())
         assert keyosk.key_fetches == 2
-        assert others._known._keys_at == 1.0
+        assert others._state._keys_at == 1.0
         ours.close()

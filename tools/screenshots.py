@@ -61,13 +61,13 @@ class _Morning:
 
 def main() -> int:
     """Take them; returns 1 if there is no Chromium, or if a picture is too large to be kept."""
-    found = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-    if found is None:
+    chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    if chromium is None:
         print("Please install Chromium (Debian: chromium-headless-shell).", file=sys.stderr)
         return 1
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, _served(Path(folder)) as (url, alice):
-        _take(found, url, alice)
+        _take(chromium, url, alice)
     heavy = [file.name for file in FOLDER.iterdir() if file.stat().st_size > _HEAVIEST]
     if heavy:
         print(f"Above 100 kB: {', '.join(heavy)}", file=sys.stderr)
@@ -141,7 +141,7 @@ def _fill(keyosk: Installation, client: Client, clock: _Morning) -> str:
         username="nightly-report",
         kind=Kind.MACHINE,
     )
-    made = [
+    api_keys = [
         keyosk.api_keys.create(OPERATOR, alice.id, name="laptop", scopes=["todo:read"]),
         keyosk.api_keys.create(OPERATOR, robot.id, name="2030", expires_at=_MORNING + 40 * _DAY),
     ]
@@ -150,7 +150,7 @@ def _fill(keyosk: Installation, client: Client, clock: _Morning) -> str:
         clock.now = _MORNING - _DAY + 600 * step
         # More by day than by night.
         for number in range(1 + round(4 + 4 * math.sin(2 * math.pi * (step - 36) / 144))):
-            key = made[number % 2]
+            key = api_keys[number % 2]
             client.post("/auth/token", headers={"Authorization": f"Bearer {key.secret}"})
         if step in (100, 139, 140):
             for guess in range(3 + step % 3):

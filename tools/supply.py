@@ -110,20 +110,20 @@ def _sha256(text: str) -> str:
 def licence(name: str) -> str:
     """Return the SPDX expression or its own text. Raises ``LookupError`` if it has none."""
     try:
-        told = metadata(name)
+        fields = metadata(name)
     except PackageNotFoundError:
         return LICENCES[name]
-    if told.get("License-Expression"):
-        return told["License-Expression"]
-    text = told.get("License") or ""
+    if fields.get("License-Expression"):
+        return fields["License-Expression"]
+    text = fields.get("License") or ""
     if is_supported_id(text):
         return text
-    classifiers = [each.split(" :: ") for each in told.get_all("Classifier") or ()]
+    classifiers = [each.split(" :: ") for each in fields.get_all("Classifier") or ()]
     names = [_CLASSIFIERS.get(each[-1], each[-1]) for each in classifiers if each[0] == "License"]
     return " AND ".join(names) or text or LICENCES[name]
 
 
-def _reachable(found: Mapping[str, Library], names: Iterable[str]) -> Iterator[str]:
+def _reachable(all_libraries: Mapping[str, Library], names: Iterable[str]) -> Iterator[str]:
     seen: set[str] = set()
     ahead = list(names)
     while ahead:
@@ -131,7 +131,7 @@ def _reachable(found: Mapping[str, Library], names: Iterable[str]) -> Iterator[s
         if name not in seen:
             seen.add(name)
             yield name
-            ahead += found[name].needs
+            ahead += all_libraries[name].needs
 
 
 def _direct(requirements: Iterable[str]) -> list[str]:
@@ -141,7 +141,7 @@ def _direct(requirements: Iterable[str]) -> list[str]:
 
 
 def _component(library: Library, scope: ComponentScope) -> Component:
-    told = LicenseFactory().make_from_string(
+    license_ = LicenseFactory().make_from_string(
         licence(library.name), license_acknowledgement=LicenseAcknowledgement.DECLARED
     )
     return Component(
@@ -151,7 +151,7 @@ def _component(library: Library, scope: ComponentScope) -> Component:
         bom_ref=library.purl().to_string(),
         purl=library.purl(),
         scope=scope,
-        licenses=[told],
+        licenses=[license_],
         external_references=[
             ExternalReference(
                 type=ExternalReferenceType.DISTRIBUTION,
@@ -166,15 +166,15 @@ def _component(library: Library, scope: ComponentScope) -> Component:
 def sbom() -> str:
     """Return the SBOM in JSON; libraries that only an extra needs are optional in it."""
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = libraries()
+    all_libraries = libraries()
     direct = _direct(project["dependencies"])
     extras = [_direct(each) for each in project.get("optional-dependencies", {}).values()]
-    required = set(_reachable(found, direct))
+    required = set(_reachable(all_libraries, direct))
     components = {
         name: _component(
             library, ComponentScope.REQUIRED if name in required else ComponentScope.OPTIONAL
         )
-        for name, library in sorted(found.items())
+        for name, library in sorted(all_libraries.items())
     }
     keyosk = PackageURL("pypi", None, project["name"], project["version"])
     root = Component(
@@ -191,7 +191,7 @@ def sbom() -> str:
     bom.metadata.component = root
     bom.metadata.timestamp = None  # type: ignore[assignment]
     bom.register_dependency(root, [components[name] for name in sum(extras, direct)])
-    for name, library in found.items():
+    for name, library in all_libraries.items():
         bom.register_dependency(components[name], [components[each] for each in library.needs])
     return JsonV1Dot6(bom).output_as_string(indent=2) + "\n"
 
@@ -204,13 +204,15 @@ def requirements() -> str:
 def pins() -> dict[str, str]:
     """Return the files by name: the pins of Keyosk alone, and of Keyosk with each extra."""
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found, direct = libraries(), _direct(project["dependencies"])
+    all_libraries, direct = libraries(), _direct(project["dependencies"])
     extras = project.get("optional-dependencies", {})
-    wanted = {"requirements.txt": direct}
-    wanted |= {f"requirements-{name}.txt": direct + _direct(extras[name]) for name in extras}
+    names_by_file = {"requirements.txt": direct}
+    names_by_file |= {f"requirements-{name}.txt": direct + _direct(extras[name]) for name in extras}
     return {
-        file: "".join(found[name].pin() for name in sorted(_reachable(found, names)))
-        for file, names in wanted.items()
+        file: "".join(
+            all_libraries[name].pin() for name in sorted(_reachable(all_libraries, names))
+        )
+        for file, names in names_by_file.items()
     }
 
 

@@ -68,8 +68,8 @@ class Keyosk:
 def _authorization(scope: MutableMapping[str, Any]) -> str | None:
     # SECURITY: several are joined, as in one field (RFC 9110 section 5.3), which is no token: the
     # application might look at another one than this.
-    found = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-    return b", ".join(found).decode("latin-1") if found else None
+    headers = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    return b", ".join(headers).decode("latin-1") if headers else None
 
 
 async def _refuse(response: Refusal, scope: MutableMapping[str, Any], send: Send) -> None:

@@ -80,9 +80,9 @@ def keyosk() -> Keyosk:
 
     Raises ``ImproperlyConfigured``.
     """
-    given: Any = getattr(settings, "KEYOSK", None)
+    options: Any = getattr(settings, "KEYOSK", None)
     try:
-        return Keyosk(**{name.lower(): value for name, value in given.items()})
+        return Keyosk(**{name.lower(): value for name, value in options.items()})
     except (AttributeError, TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"The setting KEYOSK is not valid: {error}") from error
 

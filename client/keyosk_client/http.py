@@ -36,9 +36,9 @@ REPEATABLE: Final = tuple(library.ByteStream for library in _libraries)
 
 def client(issuer: str, *, tls: ssl.SSLContext | None, owner: object) -> httpx.Client:
     """Return a client for threads, which is closed with its owner or the process at the latest."""
-    made = httpx.Client(**_options(issuer, tls))
-    weakref.finalize(owner, made.close)
-    return made
+    http_client = httpx.Client(**_options(issuer, tls))
+    weakref.finalize(owner, http_client.close)
+    return http_client
 
 
 def async_client(issuer: str, *, tls: ssl.SSLContext | None) -> httpx.AsyncClient:

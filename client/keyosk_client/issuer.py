@@ -1,7 +1,7 @@
-"""What one service knows of its issuer: the keys, the revocations, and what to fetch when.
+"""What one service has of its issuer: the keys, the revocations, and what to fetch when.
 
-It does no I/O of its own: ``refresh`` and ``learn`` are flows (``flows``). Only one of them runs at
-a time; reading needs no lock.
+It does no I/O of its own: ``refresh`` and ``fetch_key`` are flows (``flows``). Only one of them
+runs at a time; reading needs no lock.
 """
 
 import logging
@@ -44,7 +44,7 @@ _MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})", re.IGNORECASE)
 _log = logging.getLogger("keyosk_client")
 
 
-class KnownIssuer:
+class IssuerState:
     """The keys and revocations of an issuer, as they were fetched last."""
 
     def __init__(
@@ -94,7 +94,7 @@ class KnownIssuer:
         return None if self._are_stale() else self._keys.get(kid)
 
     def key_or_refuse(self, kid: str) -> jwt.PyJWK:
-        """Return the key after ``learn``. Raises ``InvalidToken``, ``KeysUnavailable``."""
+        """Return the key after ``fetch_key``. Raises ``InvalidToken``, ``KeysUnavailable``."""
         key = self.key(kid)
         if key is not None:
             return key
@@ -122,7 +122,7 @@ class KnownIssuer:
 
     # ---- Fetching --------------------------------------------------------------------------------
 
-    def learn(self, kid: str) -> Flow[None]:
+    def fetch_key(self, kid: str) -> Flow[None]:
         """Fetch the keys for a ``kid`` that was unknown a moment ago, if it is time to."""
         if self.key(kid) is not None or not self._may_ask():
             return
@@ -227,26 +227,26 @@ class KnownIssuer:
         if document.get("issuer") != self.issuer:
             named = document.get("issuer")
             raise ValueError(f"it calls itself {named!r:.200}; the issuer must be that very text")
-        found = {
+        endpoints = {
             name: document[name]
             for name in ("jwks_uri", "revocations_endpoint", "token_endpoint")
             if isinstance(document.get(name), str)
         }
-        if "jwks_uri" not in found:
+        if "jwks_uri" not in endpoints:
             raise ValueError("its metadata has no jwks_uri")
         # SECURITY: from https nothing leads back to http.
         schemes = {"https"} if self.issuer.startswith("https:") else {"http", "https"}
-        if not {urlsplit(url).scheme for url in found.values()} <= schemes:
+        if not {urlsplit(url).scheme for url in endpoints.values()} <= schemes:
             raise ValueError("its metadata names a URL without https")
-        return found
+        return endpoints
 
     @staticmethod
     def _get(
         url: str, tag: str | None, *, largest: int | None = None, **params: str | None
     ) -> Flow[httpx.Response]:
         headers = {"Accept": "application/json"} | ({"If-None-Match": tag} if tag else {})
-        given = {name: value for name, value in params.items() if value is not None}
-        step = Send("GET", url, params=given, headers=headers)
+        query = {name: value for name, value in params.items() if value is not None}
+        step = Send("GET", url, params=query, headers=headers)
         return flows.send(step if largest is None else replace(step, largest=largest))
 
 

@@ -22,8 +22,8 @@ def read(document: object) -> dict[str, jwt.PyJWK]:
     keys = document.get("keys") if isinstance(document, Mapping) else None
     if not isinstance(keys, list) or len(keys) > _MOST:
         raise ValueError("not a JWK set")
-    found = (_key(each) for each in keys if isinstance(each, Mapping))
-    return {str(key.key_id): key for key in found if key is not None}
+    parsed = (_key(each) for each in keys if isinstance(each, Mapping))
+    return {str(key.key_id): key for key in parsed if key is not None}
 
 
 def _key(jwk: Mapping[str, Any]) -> jwt.PyJWK | None:

@@ -279,7 +279,7 @@ class TokenSourceCore(http.Auth):
         if not issuer:
             raise ValueError("issuer is required")
         proof = _Workload(identity or workload.detect(), identity_audience or issuer)
-        return cls._made(_Login(issuer, proof, tls=tls), _form(audience, scope))
+        return cls._derive(_Login(issuer, proof, tls=tls), _form(audience, scope))
 
     def __repr__(self) -> str:
         proof = self._login.proof
@@ -288,7 +288,7 @@ class TokenSourceCore(http.Auth):
 
     def narrowed(self: S, *, audience: str | None = None, scope: str | None = None) -> S:
         """Return a source with the same login, for another audience or fewer scopes."""
-        return self._made(self._login, _form(audience, scope))
+        return self._derive(self._login, _form(audience, scope))
 
     def on_behalf_of(self: S, token: Token | str, *, audience: str, scope: str | None = None) -> S:
         """Return a source that exchanges the token of a caller (RFC 8693 section 2).
@@ -301,14 +301,14 @@ class TokenSourceCore(http.Auth):
             "subject_token": token.text if isinstance(token, Token) else token,
             "subject_token_type": _ACCESS_TOKEN,
         }
-        return self._made(self._login, exchange | _form(audience, scope))
+        return self._derive(self._login, exchange | _form(audience, scope))
 
     @classmethod
-    def _made(cls: type[S], login: _Login, form: dict[str, str]) -> S:
-        made = cls.__new__(cls)
-        made._login = login
-        made._form = form
-        return made
+    def _derive(cls: type[S], login: _Login, form: dict[str, str]) -> S:
+        source = cls.__new__(cls)
+        source._login = login
+        source._form = form
+        return source
 
     def _forget(self, text: str) -> None:
         """Drop a token that a service refused, unless it is another one by now."""
@@ -412,8 +412,8 @@ def _authorized(request: httpx.Request, text: str) -> httpx.Request:
 
 
 def _form(audience: str | None, scope: str | None) -> dict[str, str]:
-    given = {"audience": audience, "scope": scope}
-    return {name: value for name, value in given.items() if value is not None}
+    fields = {"audience": audience, "scope": scope}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _secret(secret: str | None, secret_file: str | os.PathLike[str] | None) -> Callable[[], str]:

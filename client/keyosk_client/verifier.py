@@ -14,7 +14,7 @@ import httpx
 
 from keyosk_client import flows, http
 from keyosk_client.flows import Flow
-from keyosk_client.issuer import KnownIssuer, Revocations
+from keyosk_client.issuer import IssuerState, Revocations
 from keyosk_client.token import Token
 from keyosk_client.token_rules import TokenRules, bearer
 
@@ -82,7 +82,7 @@ class VerifierCore(ABC):
         self._rules = TokenRules(
             issuer, audiences, (typ.lower(), f"application/{typ.lower()}"), leeway
         )
-        self._known = KnownIssuer(
+        self._state = IssuerState(
             issuer,
             service=service or self.audience,
             revocations=revocations,
@@ -125,12 +125,12 @@ class Verifier(VerifierCore):
         header = self._rules.header(token)
         if self._stop is None:
             self._follow()
-        key = self._known.key(header.kid)
+        key = self._state.key(header.kid)
         if key is None:
-            self._run(self._known.learn(header.kid))
-            key = self._known.key_or_refuse(header.kid)
+            self._run(self._state.fetch_key(header.kid))
+            key = self._state.key_or_refuse(header.kid)
         verified = self._rules.check(token, key)
-        self._known.check_revoked(header.kid, verified)
+        self._state.check_revoked(header.kid, verified)
         return verified
 
     def authorize(self, authorization: str | None, *scopes: str) -> Token:
@@ -154,7 +154,7 @@ class Verifier(VerifierCore):
     def reset(self) -> None:
         """Forget all keys and revocations; the next token fetches them."""
         self.close()
-        self._known.reset()
+        self._state.reset()
 
     def _run(self, flow: Flow[None]) -> None:
         with self._lock:
@@ -183,10 +183,10 @@ def _follow(reference: "weakref.ref[Verifier]", ended: threading.Event) -> None:
         if verifier is None:
             return
         try:
-            verifier._run(verifier._known.refresh())
+            verifier._run(verifier._state.refresh())
         except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may help
             _log.error("keys and revocations were not refreshed: %s", type(error).__name__)
-        due_in = max(_SHORTEST_WAIT, verifier._known.due_in)
+        due_in = max(_SHORTEST_WAIT, verifier._state.due_in)
         del verifier  # it may end while this waits
 
 
@@ -213,12 +213,12 @@ class AsyncVerifier(VerifierCore):
         header = self._rules.header(token)
         if self._loop is not asyncio.get_running_loop():
             self._follow()
-        key = self._known.key(header.kid)
+        key = self._state.key(header.kid)
         if key is None:
-            await self._run(self._known.learn(header.kid))
-            key = self._known.key_or_refuse(header.kid)
+            await self._run(self._state.fetch_key(header.kid))
+            key = self._state.key_or_refuse(header.kid)
         verified = self._rules.check(token, key)
-        self._known.check_revoked(header.kid, verified)
+        self._state.check_revoked(header.kid, verified)
         return verified
 
     async def authorize(self, authorization: str | None, *scopes: str) -> Token:
@@ -240,7 +240,7 @@ class AsyncVerifier(VerifierCore):
     def reset(self) -> None:
         """Forget all keys and revocations; the next token fetches them."""
         self._loop = None  # its task ends at its next turn
-        self._known.reset()
+        self._state.reset()
 
     async def _run(self, flow: Flow[None]) -> None:
         async with self._lock:
@@ -264,10 +264,10 @@ async def _follow_async(
         if verifier is None or verifier._loop is not loop:
             return
         try:
-            await verifier._run(verifier._known.refresh())
+            await verifier._run(verifier._state.refresh())
         except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may help
             _log.error("keys and revocations were not refreshed: %s", type(error).__name__)
-        due_in = max(_SHORTEST_WAIT, verifier._known.due_in)
+        due_in = max(_SHORTEST_WAIT, verifier._state.due_in)
         del verifier  # it may end while this waits
 
 

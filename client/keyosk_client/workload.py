@@ -246,10 +246,10 @@ def _member(response: httpx.Response, name: str, platform: str) -> str:
 
 def _token(text: object, place: str) -> str:
     """Return a token without what stands around it. Raises ``LoginRefused``."""
-    found = text.strip("\ufeff \t\r\n") if isinstance(text, str) else ""
-    if not found.isascii() or found.count(".") != 2:
+    token = text.strip("\ufeff \t\r\n") if isinstance(text, str) else ""
+    if not token.isascii() or token.count(".") != 2:
         raise _nothing(f"There is no token in {place}.")
-    return found
+    return token
 
 
 def _nothing(description: str) -> LoginRefused:

@@ -139,11 +139,11 @@ def _figures(row: rows.Row, floor: rows.Row) -> dict[str, Any]:
     pairs = zip(row.samples, floor.samples, strict=True)
     ratios = [mine.cpu / bare.cpu for mine, bare in pairs]
     cpu, share = row.median("cpu"), statistics.median(ratios)
-    known = cpu is not None and not math.isnan(cpu)
+    has_cpu = cpu is not None and not math.isnan(cpu)
     return {
         "name": row.name,
-        "cpu": cpu if known else None,
-        "floor": share if known else None,
+        "cpu": cpu if has_cpu else None,
+        "floor": share if has_cpu else None,
         "rate": row.median("rate"),
         "p50": row.median("p50"),
         "p99": row.median("p99"),

@@ -87,14 +87,14 @@ def cpu_over(row: str, *others: str) -> Callable[[Mapping[str, Sample]], float]:
 
 def reference_rows(floor: Server, peer: Server | None) -> list[Row]:
     """The floor, and the fastest other system where it could be installed."""
-    found = [http_row(FLOOR, floor, [_request("GET", "/")], expected="200")]
+    reference = [http_row(FLOOR, floor, [_request("GET", "/")], expected="200")]
     if peer is not None:
         form = "grant_type=client_credentials&scope=bench:read+bench:write"
         request = _request(
             "POST", "/token", basic=("bench", peer.environment["PEER_SECRET"]), form=form
         )
-        found.append(http_row(PEER, peer, [request], expected="token", jwks="/jwks"))
-    return found
+        reference.append(http_row(PEER, peer, [request], expected="token", jwks="/jwks"))
+    return reference
 
 
 def keyosk_rows(server: Server, database: str, url: str) -> list[Row]:
@@ -148,10 +148,10 @@ def mixed_row(name: str, key: Row, password: Row) -> Row:
     def measure(_: Row, seconds: float) -> Sample:
         with ThreadPoolExecutor(2) as both:
             beside = both.submit(password.measure, password, seconds)
-            mine = both.submit(key.measure, key, seconds).result()
+            by_key = both.submit(key.measure, key, seconds).result()
             took = beside.result().rate * password.samples[-1].cpu / 1e6
         # The CPU time of the server is that of both.
-        return replace(mine, cpu=math.nan, others=took / (os.cpu_count() or 1))
+        return replace(by_key, cpu=math.nan, others=took / (os.cpu_count() or 1))
 
     return Row(name, measure, seconds=3)
 
@@ -163,11 +163,11 @@ def targets(database: str, *, with_peer: bool) -> list[Target]:
         return f"{name}, {database}"
 
     key, password = of("token by API key"), of("token by password")
-    found = []
+    all_targets = []
     if with_peer and database == "SQLite":
-        found.append(Target(key, "CPU / oidc-provider", 1.0, cpu_over(key, PEER), (PEER,)))
+        all_targets.append(Target(key, "CPU / oidc-provider", 1.0, cpu_over(key, PEER), (PEER,)))
     limit = 1.2 if database == "SQLite" else 1.5
-    found += [
+    all_targets += [
         Target(key, "CPU / floor", limit, cpu_over(key, FLOOR)),
         Target(
             password,
@@ -187,7 +187,7 @@ def targets(database: str, *, with_peer: bool) -> list[Target]:
         ),
     ]
     beside = of("token by API key beside passwords")
-    found.append(
+    all_targets.append(
         Target(
             beside,
             "of the rate that the passwords leave",
@@ -206,9 +206,9 @@ def targets(database: str, *, with_peer: bool) -> list[Target]:
         ("introspection", 1.5),
         ("forward-auth by Bearer", 1.5),
     ):
-        found.append(Target(of(name), "CPU / floor", bound, cpu_over(of(name), FLOOR)))
+        all_targets.append(Target(of(name), "CPU / floor", bound, cpu_over(of(name), FLOOR)))
     durable, workload = of("bare durable transaction"), of("token by workload")
-    found.append(
+    all_targets.append(
         Target(
             workload,
             "CPU / (durable transaction + token by API key)",
@@ -217,7 +217,7 @@ def targets(database: str, *, with_peer: bool) -> list[Target]:
             (durable, key),
         )
     )
-    found.append(
+    all_targets.append(
         Target(
             of("refresh"),
             "CPU / (durable transaction + token by API key)",
@@ -226,7 +226,7 @@ def targets(database: str, *, with_peer: bool) -> list[Target]:
             (durable, key),
         )
     )
-    return found
+    return all_targets
 
 
 # --- The scene ------------------------------------------------------------------------------------

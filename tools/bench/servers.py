@@ -170,9 +170,9 @@ def _install_peer() -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     same = True
     for name in ("package.json", "server.mjs"):
-        wanted = (_HERE / "peer" / name).read_text()
-        same = same and (folder / name).exists() and (folder / name).read_text() == wanted
-        (folder / name).write_text(wanted)
+        content = (_HERE / "peer" / name).read_text()
+        same = same and (folder / name).exists() and (folder / name).read_text() == content
+        (folder / name).write_text(content)
     if same and (folder / "node_modules/oidc-provider").is_dir():
         return shutil.which("node") is not None
     if npm is None:

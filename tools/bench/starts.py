@@ -36,7 +36,7 @@ def measure(folder: Path, *, seconds: float) -> list[Start]:
     with servers.keyosk(folder, url) as server:
         servers.wait_for(server, "/health/ready")
         scene = rows.Scene(server)
-    found = []
+    measured = []
     for _ in range(_STARTS):
         began = time.monotonic()
         with servers.floor(folder):
@@ -53,8 +53,8 @@ def measure(folder: Path, *, seconds: float) -> list[Start]:
             by_key.measure(by_key, 2 * seconds)
             under_keys = server.pss()
             by_password.measure(by_password, 3 * seconds)
-            found.append(Start(took, bare, under_keys, server.pss()))
-    return found
+            measured.append(Start(took, bare, under_keys, server.pss()))
+    return measured
 
 
 def _gets_token(server: servers.Server, scene: rows.Scene) -> bool:

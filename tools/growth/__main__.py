@@ -38,7 +38,7 @@ def main() -> int:
         report.write_page()
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    wanted = {
+    sizes_by_axis = {
         name: [int(size) for size in getattr(arguments, name).split(",")]
         for name in _SIZES
         if not arguments.only or name in arguments.only.split(",")
@@ -49,7 +49,7 @@ def main() -> int:
             if arguments.database not in ("both", database.lower()):
                 continue
             new = _databases(Path(folder), running, database)
-            for name, sizes in wanted.items():
+            for name, sizes in sizes_by_axis.items():
                 if name == "nodes" and database == "SQLite":
                     continue  # it has one machine
                 print(f"{name} on {database}", file=sys.stderr)

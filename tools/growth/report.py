@@ -101,9 +101,9 @@ def write(tables: Sequence[Table], arguments: argparse.Namespace, *, publish: bo
     if not publish:
         return
     published = json.loads(_PUBLISHED.read_text()) if _PUBLISHED.exists() else {}
-    known = published.get("tables", [])
+    earlier = published.get("tables", [])
     about["rounds"] = min(arguments.rounds, published.get("about", about)["rounds"])
-    named = {(each["database"], each["title"]): each for each in (*known, *measured)}
+    named = {(each["database"], each["title"]): each for each in (*earlier, *measured)}
     order = [*(axis.title for axis in axes.ALL.values()), nodes.TITLE]
     every = sorted(
         named.values(), key=lambda each: (order.index(each["title"]), each["database"] != "SQLite")

@@ -204,10 +204,10 @@ class Subject:
 
     def deep(self, path: str, **place: Any) -> str:
         """Return the path of a page in the middle of a list, after the ``value`` and ``key``."""
-        found = json.loads(self.by_admin("GET", path))
-        if found["next"] is None:
+        page = json.loads(self.by_admin("GET", path))
+        if page["next"] is None:
             return path
-        cursor = json.loads(base64.urlsafe_b64decode(found["next"] + "=="))
+        cursor = json.loads(base64.urlsafe_b64decode(page["next"] + "=="))
         cursor[1], cursor[2] = place["value"], place["key"]
         text = base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
         return f"{path}{'&' if '?' in path else '?'}cursor={text}"
@@ -301,12 +301,12 @@ class _Lines(io.RawIOBase):
         self._texts = iter(texts)
 
     def read(self, size: int = -1, /) -> bytes:
-        found = ""
+        content = ""
         for text in self._texts:
-            found += text
-            if len(found) >= size:
+            content += text
+            if len(content) >= size:
                 break
-        return found.encode()
+        return content.encode()
 
 
 def _lines(accounts: int, every: int, hash_: str) -> Iterator[str]:
