@@ -18,7 +18,7 @@ of them is on it exactly once::
     monitoring, login_failures, diagnosis: gauges; failed logins and throttling; what is wrong here
     accounts, workloads: accounts, their keys and grants; logins by another platform's token
     permissions, idempotency, maintenance: who may do what; repeated requests; backup and check
-    keys, credentials: signing keys and their lives; what proves who is calling, and throttling
+    keys, credentials, audit_verification: signing keys; proofs of who is calling; proof of the log
     audit, revocations: what was done; what must no longer be accepted
     activity, scope_uses: counts per minute; which scopes are used
     storage: the only layer that knows peewee

@@ -15,6 +15,7 @@ from keyosk.accounts.second_factors import SecondFactors
 from keyosk.activity import Activity
 from keyosk.apply.executor import Manifests
 from keyosk.audit import Audit
+from keyosk.audit_verification import AuditVerifier
 from keyosk.bulk.import_export import Bulk
 from keyosk.config import Config
 from keyosk.credentials import concurrency
@@ -192,6 +193,10 @@ class Installation:
     @cached_property
     def audit(self) -> Audit:
         return Audit(self.database, self._stores.audit, self.documents, clock=self.clock)
+
+    @cached_property
+    def audit_verifier(self) -> AuditVerifier:
+        return AuditVerifier(self.audit, self._stores.audit, self.documents)
 
     @cached_property
     def revocations(self) -> Revocations:
@@ -427,7 +432,7 @@ class Installation:
 
     @cached_property
     def maintenance(self) -> Maintenance:
-        return Maintenance(self.database, self.signing_keys, self.audit)
+        return Maintenance(self.database, self.signing_keys, self.audit_verifier)
 
     @cached_property
     def monitor(self) -> Monitor:

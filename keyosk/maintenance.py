@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyosk.audit import Audit
+from keyosk.audit_verification import AuditVerifier
 from keyosk.errors import DatabaseDamaged, Invalid, WrongSecretKey
 from keyosk.keys.signing_keys import SigningKeys
 from keyosk.storage import maintenance, service_identifiers
@@ -30,10 +30,12 @@ def _found(look: Callable[[], Iterable[str]]) -> Iterable[str]:
 class Maintenance:
     """Backs up and checks the database."""
 
-    def __init__(self, database: Database, keys: SigningKeys, audit: Audit) -> None:
+    def __init__(
+        self, database: Database, keys: SigningKeys, audit_verifier: AuditVerifier
+    ) -> None:
         self._database = database
         self._keys = keys
-        self._audit = audit
+        self._audit_verifier = audit_verifier
 
     def backup(self, target: Path) -> None:
         """Copy the database to a new file, as it is at one moment. SQLite only.
@@ -62,7 +64,7 @@ class Maintenance:
 
     def _faults_of_audit(self) -> list[str]:
         try:
-            fault = self._audit.verify().fault
+            fault = self._audit_verifier.verify().fault
         except WrongSecretKey:
             return ["cannot be proven without the signing keys"]
         return [] if fault is None else [fault]

@@ -174,7 +174,7 @@ def test_each_change_is_in_the_audit_log_once(installation: Installation) -> Non
     apply(installation, services=[{"name": "todo", "title": "To-do"}])
     assert actions(installation)[known:] == ["service.change"]
     installation.audit.seal()
-    assert installation.audit.verify().fault is None
+    assert installation.audit_verifier.verify().fault is None
 
 
 def test_only_fields_that_are_named_are_changed(installation: Installation) -> None:

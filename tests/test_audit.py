@@ -347,7 +347,7 @@ def test_a_flood_of_failed_logins_is_a_handful_of_rows(prepared_url: str) -> Non
         assert sum((row.after or {})["count"] for row in rows) == 500
         assert {row.target for row in rows} == {f"account/{alice.id}", None}
         assert {row.time for row in rows} == {1_899_999_960 + 60, 1_899_999_960 + 120}
-        assert installation.audit.verify().fault is None
+        assert installation.audit_verifier.verify().fault is None
 
 
 def failures(installation: Installation) -> list[int]:
@@ -476,7 +476,7 @@ def tamper(installation: Installation, *statements: str) -> None:
 
 
 def test_an_honest_log_verifies(chain: Installation) -> None:
-    verdict = chain.audit.verify()
+    verdict = chain.audit_verifier.verify()
 
     rows = all_rows(chain)
     assert (verdict.fault, verdict.rows, verdict.checkpoints) == (None, len(rows), 3)
@@ -554,10 +554,10 @@ TAMPERING: Mapping[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("how", TAMPERING)
 def test_tampering_is_found(chain: Installation, how: str) -> None:
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
     tamper(chain, *TAMPERING[how])
 
-    assert chain.audit.verify().fault is not None
+    assert chain.audit_verifier.verify().fault is not None
 
 
 def test_rows_of_an_import_verify_whatever_is_in_them(chain: Installation) -> None:
@@ -579,7 +579,7 @@ def test_rows_of_an_import_verify_whatever_is_in_them(chain: Installation) -> No
     (results,) = chain.bulk.import_accounts(lambda: by, lines)
 
     assert [each.status for each in results] == [Status.CREATED] * len(texts)
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
     rows = all_rows(chain)[-len(texts) :]
     assert [row.after and row.after["claims"] for row in rows] == [{text: text} for text in texts]
     assert {(row.actor_name, row.address, row.request_id) for row in rows} == {
@@ -605,13 +605,13 @@ def test_values_of_other_types_are_found(chain: Installation, value: str) -> Non
         first = f"WHERE sequence = (SELECT min(sequence) FROM {table})"
         execute(f"CREATE TEMP TABLE kept AS SELECT * FROM {table} {first}")
         tamper(chain, f'UPDATE {table} SET "{name}" = {value} {first}')
-        if chain.audit.verify().fault is None:
+        if chain.audit_verifier.verify().fault is None:
             unseen.append(column)
         tamper(chain, f'UPDATE {table} SET "{name}" = (SELECT "{name}" FROM kept) {first}')
         execute("DROP TABLE kept")
 
     assert unseen == []
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
 
 
 @pytest.mark.parametrize("value", FOREIGN)
@@ -622,7 +622,7 @@ def test_the_log_goes_on_whatever_its_checkpoints_say(chain: Installation, value
 
     write_rows(chain, 1)
 
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
 
 
 def blob(installation: Installation, text: str) -> str:
@@ -641,7 +641,7 @@ def test_a_change_is_found_even_if_all_hashes_after_it_are_made_anew(chain: Inst
             f"hash = {blob(chain, previous)} WHERE sequence = {row.sequence}",
         )
 
-    fault = chain.audit.verify().fault
+    fault = chain.audit_verifier.verify().fault
 
     assert fault is not None
     assert fault.startswith("the chain up to")
@@ -661,7 +661,7 @@ def test_a_checkpoint_that_another_signed_is_found(chain: Installation, tmp_path
 
     tamper(chain, f"UPDATE checkpoint SET signature = '{signature}' WHERE sequence = {place}")
 
-    assert chain.audit.verify().fault == f"checkpoint {place} is not ours"
+    assert chain.audit_verifier.verify().fault == f"checkpoint {place} is not ours"
 
 
 def test_a_token_is_no_checkpoint_and_a_checkpoint_no_token(chain: Installation) -> None:
@@ -686,7 +686,7 @@ def test_eight_writers_at_once_leave_one_unbroken_chain(prepared_url: str) -> No
         list(pool.map(work, range(writers)))
 
     with installed(prepared_url) as installation:
-        verdict = installation.audit.verify()
+        verdict = installation.audit_verifier.verify()
         found = all_rows(installation)
         assert (verdict.fault, verdict.rows) == (None, len(found))
         assert sum(row.action == "account.create" for row in found) == writers * rows + 1
@@ -706,15 +706,15 @@ def test_a_pruned_log_verifies_and_tells_it_was_pruned(chain: Installation, cloc
     assert left[: len(known) - deleted] == known[deleted:]
     assert (left[-1].action, left[-1].actor_name) == ("audit.prune", "operator")
     assert left[-1].after == {"sequence": deleted, "rows": deleted}
-    verdict = chain.audit.verify()
+    verdict = chain.audit_verifier.verify()
     assert (verdict.fault, verdict.rows) == (None, len(left))
 
     clock.now += 3 * DAY
     write_rows(chain, 3)
     assert chain.audit.prune(OPERATOR, int(clock.now) - DAY) > 0
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
     write_rows(chain, 1)
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
 
 
 def test_nothing_young_is_pruned(chain: Installation, clock: Clock) -> None:
@@ -740,7 +740,7 @@ def test_rows_are_pruned_part_by_part(
     left = all_rows(chain)
     assert left[-1].after == {"sequence": deleted, "rows": deleted}
     assert [row.sequence for row in left] == list(range(deleted + 1, left[-1].sequence + 1))
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
 
 
 def test_an_interrupted_pruning_leaves_a_log_that_verifies(
@@ -754,13 +754,13 @@ def test_an_interrupted_pruning_leaves_a_log_that_verifies(
 
     rows = all_rows(chain)
     assert (rows[0].sequence, len(rows)) == (first + 1, known - first + 1)
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
 
     deleted = chain.audit.prune(OPERATOR, int(clock.now))
     left = all_rows(chain)
     assert left[0].sequence == first + deleted + 1
     assert [row.action for row in left].count("audit.prune") == 2 - (deleted > known - first)
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
 
 
 def test_two_prunings_at_a_time_leave_a_log_that_verifies(
@@ -783,7 +783,7 @@ def test_two_prunings_at_a_time_leave_a_log_that_verifies(
 
     assert places[0] > points[1] in places
     assert all_rows(chain)[0].sequence == places[0] + 1
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
 
 
 def test_prunings_on_several_nodes_delete_all_that_each_was_to(
@@ -801,7 +801,7 @@ def test_prunings_on_several_nodes_delete_all_that_each_was_to(
         list(pool.map(prune, limits))
 
     assert all_rows(chain)[0].sequence > points[-1]
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
 
 
 def test_rows_that_are_pruned_while_they_are_verified_are_not_missed(
@@ -826,7 +826,7 @@ def test_rows_that_are_pruned_while_they_are_verified_are_not_missed(
     log.setLevel(logging.DEBUG)
     log.addHandler(handler)
     try:
-        verdict = chain.audit.verify()
+        verdict = chain.audit_verifier.verify()
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
@@ -875,11 +875,11 @@ def test_tampering_with_a_pruned_log_is_found(
     chain: Installation, clock: Clock, statement: str
 ) -> None:
     assert chain.audit.prune(OPERATOR, int(clock.now) - DAY) > 0
-    assert chain.audit.verify().fault is None
+    assert chain.audit_verifier.verify().fault is None
 
     tamper(chain, statement)
 
-    assert chain.audit.verify().fault is not None
+    assert chain.audit_verifier.verify().fault is not None
 
 
 # --- Commands -------------------------------------------------------------------------------------
@@ -952,7 +952,7 @@ def test_rows_of_an_import_are_sealed_with_it_behind_what_waits(installation: In
     # Only what waited is written twice, and nothing is changed.
     assert len([text for text in texts if text.startswith('INSERT INTO "audit_row"')]) == 2
     assert not any(text.startswith(("UPDATE", 'INSERT INTO "waiting')) for text in texts)
-    assert installation.audit.verify().fault is None
+    assert installation.audit_verifier.verify().fault is None
 
 
 @pytest.mark.parametrize("is_mixed", [False, True])
@@ -986,7 +986,7 @@ def test_the_rows_of_an_import_tell_each_account_as_it_is(
     assert [json.dumps(row, sort_keys=True) for row in told] == [
         json.dumps(json.loads(text), sort_keys=True) for text in written
     ]
-    assert installation.audit.verify().fault is None
+    assert installation.audit_verifier.verify().fault is None
 
 
 def test_a_dry_run_of_an_import_leaves_the_chain_alone(installation: Installation) -> None:

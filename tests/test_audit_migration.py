@@ -46,7 +46,7 @@ def old_rows(keyosk: Installation) -> list[AuditRow]:
 def test_a_log_of_old_is_verified_afterwards_and_goes_on(prepared_url: str) -> None:
     with installed(prepared_url) as keyosk:
         written(keyosk, "alice", "bob")
-        assert keyosk.audit.verify().fault is None  # sealed, with a checkpoint
+        assert keyosk.audit_verifier.verify().fault is None  # sealed, with a checkpoint
         written(keyosk, "carol", "dave")
         before = keyosk.database.raw.execute_sql("SELECT count(*) FROM checkpoint").fetchall()
 
@@ -80,7 +80,7 @@ def test_a_log_of_old_is_verified_afterwards_and_goes_on(prepared_url: str) -> N
         insert_old(keyosk, {**added, "hash": row_hash(shown, last.hash)})
 
         migrate(keyosk, None)
-        verdict = keyosk.audit.verify()
+        verdict = keyosk.audit_verifier.verify()
         assert (verdict.fault, verdict.rows) == (None, len(sealed) + 3)
         assert (
             before <= keyosk.database.raw.execute_sql("SELECT count(*) FROM checkpoint").fetchall()
@@ -88,7 +88,7 @@ def test_a_log_of_old_is_verified_afterwards_and_goes_on(prepared_url: str) -> N
         actions = [row.action for row in keyosk.audit.page(ListQuery(limit=100, sort="sequence"))]
         assert actions[-3:] == ["account.change", "account.create", "account.create"]
         written(keyosk, "erin")
-        assert keyosk.audit.verify().rows == len(sealed) + 4
+        assert keyosk.audit_verifier.verify().rows == len(sealed) + 4
         assert rows_of(keyosk, "SELECT count(*) FROM waiting_audit_row") == [(0,)]
         previous = GENESIS
         for row in keyosk.audit.page(ListQuery(limit=100, sort="sequence")):
@@ -105,4 +105,4 @@ def test_what_somebody_changed_before_the_upgrade_is_found_after_it(prepared_url
         raw = keyosk.database.raw
         raw.execute_sql("UPDATE audit_row SET hash = 'no hash at all' WHERE sequence = 2")
         migrate(keyosk, None)
-        assert keyosk.audit.verify().fault == "row 2 was changed"
+        assert keyosk.audit_verifier.verify().fault == "row 2 was changed"

@@ -166,4 +166,4 @@ def test_signed_documents_are_dated_back_as_tokens_are(installation: Installatio
     installation.audit.seal()
     signatures = [each.signature for each in AuditStore(installation.database).checkpoints()]
     assert [claims_of(each)["iat"] for each in signatures] == [now - BACKDATE]
-    assert installation.audit.verify().fault is None
+    assert installation.audit_verifier.verify().fault is None

@@ -512,7 +512,7 @@ def test_checkpoints_go_on_after_one_of_a_clock_ahead(
     keyosk.audit.seal()
     (newest,) = rows_of(keyosk, "SELECT time FROM checkpoint ORDER BY sequence DESC LIMIT 1")
     assert newest == (int(clock.now),)
-    assert keyosk.audit.verify().fault is None
+    assert keyosk.audit_verifier.verify().fault is None
 
 
 def test_a_node_with_a_wrong_clock_sets_up_and_rotates_by_postgresqls(

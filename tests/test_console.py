@@ -481,9 +481,9 @@ def test_what_is_done_here_is_so_in_the_audit_log(server: LiveServer, admin: Cli
 @pytest.mark.attack
 def test_a_row_that_says_which_way_it_came_is_proven(installation: Installation) -> None:
     log_in(app.create_app(installation).test_client())
-    assert installation.audit.verify().fault is None
+    assert installation.audit_verifier.verify().fault is None
     installation.database.raw.execute_sql("UPDATE audit_row SET via = NULL")
-    assert "was changed" in (installation.audit.verify().fault or "")
+    assert "was changed" in (installation.audit_verifier.verify().fault or "")
 
 
 @table("path", ["/console/accounts/export", "/console/accounts/import", "/console/services/export"])

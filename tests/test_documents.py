@@ -110,7 +110,7 @@ def test_a_checkpoint_is_for_the_audit_log_and_about_nobody(audited: Installatio
     assert claims_of(text).keys() == {"iss", "aud", "iat", "sequence", "hash"}
     assert claims_of(text)["aud"] == f"{audited.issuer}/audit"
     assert jwt.get_unverified_header(text)["typ"] == "keyosk-checkpoint+jwt"
-    assert audited.audit.verify().fault is None
+    assert audited.audit_verifier.verify().fault is None
 
 
 @pytest.mark.parametrize(

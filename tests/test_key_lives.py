@@ -519,7 +519,7 @@ def test_the_audit_log_is_proven_with_keys_that_are_gone_or_stolen(present: Inst
     present.grants.create_account(OPERATOR, [], username="somebody")
     present.audit.seal()
     present.rotation.compromise(OPERATOR, present.signing_keys.current.default.kid)
-    verdict = present.audit.verify()
+    verdict = present.audit_verifier.verify()
     assert (verdict.fault, verdict.checkpoints > 0) == (None, True)
 
 

@@ -93,7 +93,7 @@ def test_what_a_rule_refuses_a_hundred_times_is_a_handful_of_rows(
         "rule.refused",
     )
     assert last == ("alice", "refused", None)
-    assert keyosk.audit.verify().fault is None
+    assert keyosk.audit_verifier.verify().fault is None
     assert rows_of(keyosk, "SELECT count(*) FROM refusal") == [(0,)]
 
 

@@ -460,7 +460,7 @@ def test_what_happens_to_second_factors_is_in_the_audit_log(node: Node) -> None:
         ("second_factor.delete", app_shown, None, "done"),
         ("second_factor.delete", codes_shown, None, "done"),
     ]
-    assert node.keyosk.audit.verify().fault is None
+    assert node.keyosk.audit_verifier.verify().fault is None
 
 
 @pytest.mark.attack

@@ -392,7 +392,7 @@ def test_what_an_earlier_keyosk_wrote_works_after_the_upgrade(
         objects_are_there(client, then)
         credentials_and_keys_work(client, then)
         the_audit_log_goes_on(client, then)
-        assert keyosk.audit.verify().fault is None
+        assert keyosk.audit_verifier.verify().fault is None
         assert [finding for finding in keyosk.maintenance.check() if finding.faults] == []
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from keyosk import app
-from keyosk.audit import Verdict
+from keyosk.audit_verification import Verdict
 from keyosk.bootstrap import FirstAdmin
 from keyosk.cli import global_options, host, listeners, welcome
 from keyosk.config import Config
@@ -136,7 +136,7 @@ def check_database() -> Sequence[Finding]:
 def verify_audit() -> Verdict:
     """Verify the audit log."""
     with host.installation() as installation:
-        return installation.audit.verify()
+        return installation.audit_verifier.verify()
 
 
 def prune_audit(days: int) -> int:

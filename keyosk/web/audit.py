@@ -146,7 +146,7 @@ class ChainResource(Endpoint):
         The rows since the last checkpoint are verified, 500 at most. ``keyosk audit verify``
         verifies all.
         """
-        chain = self.installation.audit.chain()
+        chain = self.installation.audit_verifier.chain()
         point = chain.checkpoint
         return json_response(
             {
