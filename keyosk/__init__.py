@@ -19,6 +19,7 @@ of them is on it exactly once::
     accounts, workloads: accounts, their keys and grants; logins by another platform's token
     permissions, idempotency, maintenance: who may do what; repeated requests; backup and check
     keys, credentials, audit_verification: signing keys; proofs of who is calling; proof of the log
+    revocation_list: the revocations that services poll
     audit, revocations: what was done; what must no longer be accepted
     activity, scope_uses: counts per minute; which scopes are used
     storage: the only layer that knows peewee

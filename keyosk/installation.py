@@ -45,6 +45,7 @@ from keyosk.permissions.context import Context
 from keyosk.permissions.roles import Roles
 from keyosk.permissions.safeguards import Safeguards
 from keyosk.permissions.services import Services
+from keyosk.revocation_list import RevocationList
 from keyosk.revocations import Revocations
 from keyosk.scope_uses import ScopeUses
 from keyosk.storage.database import Database
@@ -208,6 +209,10 @@ class Installation:
             clock=self.clock,
             lifetime=self._config.token_lifetime,
         )
+
+    @cached_property
+    def revocation_list(self) -> RevocationList:
+        return RevocationList(self.revocations, self._stores.revocations, self.clock)
 
     @cached_property
     def scope_uses(self) -> ScopeUses:

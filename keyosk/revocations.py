@@ -5,12 +5,10 @@ token: their ``tokens_from`` is the time from which on tokens are valid. An entr
 transaction that takes the rights away, and stays until the last of its tokens has expired.
 """
 
-import bisect
 import logging
-import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 from keyosk import clocks
 from keyosk.errors import Unavailable
@@ -28,48 +26,12 @@ MOST_ACCOUNTS: Final = 1_000
 MOST_TOKENS: Final = 32
 #: The same for API keys; high enough for a script that replaces a few.
 MOST_KEYS: Final = 256
-#: Seconds after which the entries are read again even if no number has changed.
-_REREAD: Final = 60
-_NEVER: Final = 2**62
 #: Seconds for which the entry of a stolen signing key stays. The thief chooses ``exp``, so it
 #: depends on how long a verifier may still accept the key: five minutes (max-age), a day in a cache
 #: (stale-if-error), and a day in the most patient verifiers seen. This is three times their sum.
 KEY_ENTRY_LIVES: Final = 7 * 86_400
 #: Seconds for which an expired entry stays in the database, unpublished.
 _KEPT: Final = 3_600
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """The response to a poll: the entries above ``since``, and the highest number.
-
-    ``since`` is 0 if these are all entries, also after a request for a number that does not exist.
-    """
-
-    sequence: int
-    since: int
-    revocations: tuple[Revocation, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All published entries ``at`` a time; none expires before ``until``.
-
-    ``reread``: when all entries must be read again. ``forms``: a cache of rendered responses by
-    request, shared by all readers.
-    """
-
-    whole: Published
-    at: int
-    until: int
-    reread: int
-    forms: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    #: The subjects of the entries, and perhaps more: entries with these may be superseded.
-    about: set[str] = field(default_factory=set, repr=False, compare=False)
-
-    def holds(self, last: int, now: int) -> bool:
-        """Return whether the snapshot is current, given the present highest number."""
-        return self.whole.sequence == last and self.at <= now < min(self.until, self.reread)
 
 
 class Revocations:
@@ -96,8 +58,6 @@ class Revocations:
         self._console_sessions = console_sessions
         self._clock = clock
         self._lifetime = lifetime
-        self._snapshot: Snapshot | None = None
-        self._building = threading.Lock()
 
     def revoke_account(self, account_id: str) -> int:
         """Revoke all existing tokens of this account."""
@@ -210,7 +170,7 @@ class Revocations:
     def is_revoked(self, jti: str, kid: str, audience: str, *, issued_at: int) -> bool:
         """Return whether a token of a usable account was revoked."""
         return self._store.is_revoked(jti, kid, audience, issued_at=issued_at) and not (
-            self._correct() and not self._store.is_revoked(jti, kid, audience, issued_at=issued_at)
+            self.correct() and not self._store.is_revoked(jti, kid, audience, issued_at=issued_at)
         )
 
     def corrected(self, login: Principal, *, store: bool = True) -> Principal:
@@ -234,76 +194,6 @@ class Revocations:
             )
         return replace(login, tokens_from=now)
 
-    def published(self, since: int = 0) -> Published:
-        """Return the revocations in force with numbers above ``since``."""
-        whole = self.snapshot().whole
-        entries = whole.revocations
-        start = since if since <= whole.sequence else 0
-        if entries and start < entries[0].sequence:
-            start = 0  # all entries: the reader replaces what it has
-        # In order, and most readers ask for the last few.
-        first = bisect.bisect_right(entries, start, key=lambda entry: entry.sequence)
-        return Published(whole.sequence, start, entries[first:])
-
-    def snapshot(self) -> "Snapshot":
-        """Return all entries in force, which are read again only after a change.
-
-        It queries the database for one number only.
-        """
-        last, now = self._store.last(), int(self._clock())
-        current = self._snapshot
-        if current is None or not current.holds(last, now):
-            with self._building:  # one thread builds it, the others wait
-                current = self._snapshot
-                if current is None or not current.holds(last, now):
-                    current = self._snapshot = self._read_snapshot(now)
-        return current
-
-    def _read_snapshot(self, now: int) -> "Snapshot":
-        self._correct()
-        # Read before the entries, so that an entry added in between is published twice, not missed.
-        last = self._store.last()
-        before = self._snapshot
-        if (
-            before is not None
-            and before.whole.sequence <= last
-            and before.at <= now < before.reread
-        ):
-            extended = self._extended(before, last, now)
-            if extended is not None:
-                return extended
-        entries = self._store.since(0, now)
-        about = {name for entry in entries for name in (entry.value, entry.account) if name}
-        whole = Published(last, 0, entries)
-        return Snapshot(whole, now, _first_expiry(entries), now + _REREAD, about=about)
-
-    def _extended(self, before: Snapshot, last: int, now: int) -> Snapshot | None:
-        """Return the snapshot with the newer entries added, which are usually few.
-
-        ``None`` if all entries must be read: their numbers changed, or no old one is left.
-        """
-        entries = before.whole.revocations
-        new = self._store.since(entries[-1].sequence if entries else before.whole.sequence, now)
-        if not 0 < self._store.first(now) <= before.whole.sequence:
-            return None
-        until = before.until
-        if now >= until:
-            entries = tuple(entry for entry in entries if entry.expires > now)
-            until = _first_expiry(entries)
-        if any(entry.value in before.about for entry in new if entry.issued_before is not None):
-            superseded, names = _superseded_by(new), {entry.value for entry in new}
-            entries = tuple(
-                entry
-                for entry in entries
-                if (entry.value not in names and entry.account not in names)
-                or not superseded(entry)
-            )
-        before.about.update(name for entry in new for name in (entry.value, entry.account) if name)
-        whole = Published(last, 0, (*entries, *new))
-        return Snapshot(
-            whole, now, min(until, _first_expiry(new)), before.reread, about=before.about
-        )
-
     def note_lifetimes(self) -> None:
         """Store the lifetimes of tokens, after a start or a change of a service."""
         with self._database.transaction():
@@ -313,7 +203,7 @@ class Revocations:
         """Return the seconds until all existing tokens have expired."""
         return self._store.longest_lifetime(int(self._clock())) or self._lifetime
 
-    def _correct(self) -> bool:
+    def correct(self) -> bool:
         """Correct entries that a clock ahead wrote; returns whether there were any.
 
         All entries get new numbers, so that readers get all of them again.
@@ -385,30 +275,6 @@ class Revocations:
         # Times in tokens are whole seconds, so tokens of the present second are included. No token
         # of the account is issued until that second is over (``Tokens.issue``).
         return int(self._clock()) + 1
-
-
-def _first_expiry(entries: Collection[Revocation]) -> int:
-    """Return when the first entry expires; a time far ahead if there is none."""
-    return min((entry.expires for entry in entries), default=_NEVER)
-
-
-def _superseded_by(new: Collection[Revocation]) -> Callable[[Revocation], bool]:
-    """Return a predicate: does a new entry include an older one? Storage deletes those as well."""
-    moments = {
-        (entry.claim, entry.value): entry.issued_before
-        for entry in new
-        if entry.issued_before is not None
-    }
-
-    def superseded(entry: Revocation) -> bool:
-        moment = moments.get((entry.claim, entry.value))
-        if moment is not None and entry.issued_before is not None:
-            return entry.issued_before <= moment
-        # SECURITY: a token that may be newer than that keeps its own entry.
-        moment = moments.get((Claim.SUB, entry.account or ""))
-        return moment is not None and entry.issued_at is not None and entry.issued_at < moment
-
-    return superseded
 
 
 def latest(*moments: int | None) -> int | None:

@@ -71,7 +71,7 @@ def test_a_new_token_is_not_taken_for_one_that_was_revoked(installation: Install
     old = claims_of(issue(installation, who))
     installation.accounts.revoke_tokens(OPERATOR, who)
     (entry,) = [
-        each for each in installation.revocations.published().revocations if each.value == who
+        each for each in installation.revocation_list.published().revocations if each.value == who
     ]
     assert entry.issued_before is not None
     assert old["iat"] < entry.issued_before
@@ -97,7 +97,7 @@ def test_a_key_that_was_revoked_leaves_the_next_one_alone(installation: Installa
     old = claims_of(text)
     installation.api_keys.change(OPERATOR, who, first, {"scopes": []})
     (entry,) = [
-        each for each in installation.revocations.published().revocations if each.value == first
+        each for each in installation.revocation_list.published().revocations if each.value == first
     ]
     assert entry.issued_before is not None
     assert old["iat"] < entry.issued_before

@@ -339,7 +339,7 @@ def test_a_stolen_key_is_out_at_once_everywhere(present: Installation, prepared_
         assert jwt.get_unverified_header(fresh)["kid"] != stolen
         assert stolen not in published(other)
         assert accepted(present, fresh)
-        entries = present.revocations.published().revocations
+        entries = present.revocation_list.published().revocations
         assert [(each.claim.value, each.value) for each in entries] == [("kid", stolen)]
         with pytest.raises(Conflict):
             present.rotation.compromise(OPERATOR, stolen)
@@ -497,12 +497,12 @@ def test_a_set_that_the_database_did_not_confirm_is_kept_for_a_second(
 def test_entries_from_before_lose_their_date_and_are_told_of_again(present: Installation) -> None:
     stolen = present.signing_keys.current.default.kid
     present.rotation.compromise(OPERATOR, stolen)
-    before = present.revocations.published()
+    before = present.revocation_list.published()
     now = int(time.time())
     raw = present.database.raw
     raw.execute_sql(f"UPDATE revocation SET issued_before = {now}, expires = {now + 900}")
     importlib.import_module("keyosk.storage.migrations.0010_stolen_keys").up(None, raw)
-    (entry,) = present.revocations.published(before.sequence).revocations
+    (entry,) = present.revocation_list.published(before.sequence).revocations
     assert (entry.value, entry.issued_before) == (stolen, None)
     assert entry.expires > now + 6 * DAY
     assert rows_of(present, "SELECT count(*) FROM revocation") == [(1,)]

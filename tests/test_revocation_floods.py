@@ -41,7 +41,7 @@ class Follower:
         self.entries: list[Any] = []
 
     def poll(self) -> None:
-        told = self.keyosk.revocations.published(0 if self.whole else self.sequence)
+        told = self.keyosk.revocation_list.published(0 if self.whole else self.sequence)
         known = self.entries if told.since == self.sequence else []
         self.entries, self.sequence = [*known, *told.revocations], told.sequence
 
@@ -111,7 +111,7 @@ def is_taken(keyosk: Installation, text: str, audience: str = KEYOSK) -> bool:
 
 
 def entries_of(keyosk: Installation) -> int:
-    return len(keyosk.revocations.published().revocations)
+    return len(keyosk.revocation_list.published().revocations)
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_whoever_polls_refuses_each_token_that_was_revoked(
             sometimes.poll()
         # What this process knows from before and what another reads anew are the same.
         with installed(prepared_url, clock=clock) as another:
-            assert another.revocations.published() == keyosk.revocations.published()
+            assert another.revocation_list.published() == keyosk.revocation_list.published()
     for follower in (often, sometimes, once, whole):
         follower.poll()
         assert all(follower.refuses(text) for text in revoked)
@@ -187,11 +187,11 @@ def test_an_account_that_floods_adds_one_entry_a_second_and_hides_none_of_others
     for _ in range(10):
         clock.now += 1
         texts = [minted(keyosk, alice) for _ in range(20)]
-        before = keyosk.revocations.published().sequence
+        before = keyosk.revocation_list.published().sequence
         for text in texts:
             revoke(keyosk, alice, text)
         first = max(before + 1, int(clock.now * 1000))  # the number of the first in this second
-        added = keyosk.revocations.published().sequence - first + 1
+        added = keyosk.revocation_list.published().sequence - first + 1
         assert entries_of(keyosk) <= BOUND + 1
     assert added == 1
     follower = Follower(keyosk, whole=True)
@@ -264,7 +264,7 @@ def test_an_account_with_a_great_many_keys_has_one_entry_for_all_of_them(
             before.poll()
         keyosk.api_keys.remove(OPERATOR, alice, key)
     clock.now += 2
-    (entry,) = keyosk.revocations.published().revocations
+    (entry,) = keyosk.revocation_list.published().revocations
     assert (entry.claim, entry.value) == ("sub", alice)
     for follower in (before, after):
         follower.poll()
@@ -287,12 +287,14 @@ def test_only_changes_of_a_list_are_read(keyosk: Installation, clock: Clock, ali
         begins = [tuple(values) for sql, values in sent if "ORDER BY" in sql]
         assert all(values[0] >= 20 for values in begins), sent
     # Nor when some expire, which in a long list some do at each moment.
-    clock.now = keyosk.revocations.published().revocations[-1].expires - 30
+    clock.now = keyosk.revocation_list.published().revocations[-1].expires - 30
     keyosk.accounts.revoke_tokens(OPERATOR, others[0])
     assert entries_of(keyosk) == 21
     clock.now += 31
     with statements_with_values() as sent:
-        assert [each.value for each in keyosk.revocations.published().revocations] == [others[0]]
+        assert [each.value for each in keyosk.revocation_list.published().revocations] == [
+            others[0]
+        ]
     begins = [tuple(values) for sql, values in sent if "ORDER BY" in sql]
     assert all(values[0] >= 20 for values in begins), sent
 

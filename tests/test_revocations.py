@@ -346,14 +346,16 @@ def test_entries_live_as_long_as_the_tokens_that_they_touch(prepared_url: str) -
         # The last of the hour-long tokens was issued a minute ago.
         assert keyosk.accounts.revoke_tokens(OPERATOR, "alice") == clock.now + 3_600
         clock.now += 3_599
-        assert [each.value for each in keyosk.revocations.published().revocations] == [account.id]
+        assert [each.value for each in keyosk.revocation_list.published().revocations] == [
+            account.id
+        ]
         clock.now += 1
-        assert keyosk.revocations.published().revocations == ()
-        number = keyosk.revocations.published().sequence
+        assert keyosk.revocation_list.published().revocations == ()
+        number = keyosk.revocation_list.published().sequence
         clock.now += 3_600  # kept where nobody sees it: the clock may be ahead for a moment
         assert keyosk.accounts.revoke_tokens(OPERATOR, "alice") == clock.now + 900
         # The number goes on although the entry that had it is gone.
-        assert keyosk.revocations.published().sequence > number
+        assert keyosk.revocation_list.published().sequence > number
         assert rows_of(keyosk, "SELECT count(*) FROM revocation") == [(1,)]
 
 
@@ -367,9 +369,9 @@ def test_nothing_is_published_of_what_does_not_happen(installation: Installation
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert installation.revocations.published().sequence == 0
+    assert installation.revocation_list.published().sequence == 0
     installation.accounts.revoke_tokens(OPERATOR, "alice")
-    assert installation.revocations.published().sequence > 0
+    assert installation.revocation_list.published().sequence > 0
 
 
 # --- A database that was set back -----------------------------------------------------------------
@@ -388,7 +390,7 @@ def test_a_reader_misses_nothing_of_a_database_that_was_set_back(prepared_url: s
         clock.now += 1
         for name in ("a1", "a2"):
             keyosk.accounts.revoke_tokens(OPERATOR, name)
-        known = keyosk.revocations.published()
+        known = keyosk.revocation_list.published()
         with keyosk.database.raw.atomic():
             keyosk.database.raw.execute_sql("DELETE FROM revocation")
             for row in backup:
@@ -400,7 +402,7 @@ def test_a_reader_misses_nothing_of_a_database_that_was_set_back(prepared_url: s
         clock.now += 1
         for name in ("a3", "a4", "a5"):  # more than were lost
             keyosk.accounts.revoke_tokens(OPERATOR, name)
-        told = keyosk.revocations.published(known.sequence)
+        told = keyosk.revocation_list.published(known.sequence)
 
     assert {ids[name] for name in ("a3", "a4", "a5")} <= {each.value for each in told.revocations}
 

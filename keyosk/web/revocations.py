@@ -9,7 +9,7 @@ from flask import Response, request
 
 from keyosk.errors import Invalid
 from keyosk.model import REVOCATIONS_PATH, Revocation
-from keyosk.revocations import Published
+from keyosk.revocation_list import Published
 from keyosk.web import negotiation
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -57,11 +57,11 @@ class RevocationsResource(Endpoint):
 
     def _form(self, since: int) -> "_Form":
         """Return the document above a number, cached until the next change."""
-        revocations = self.installation.revocations
-        forms = revocations.snapshot().forms
+        revocation_list = self.installation.revocation_list
+        forms = revocation_list.snapshot().forms
         form = forms.get(since)
         if not isinstance(form, _Form):
-            form = _Form(_body(revocations.published(since)))
+            form = _Form(_body(revocation_list.published(since)))
             # A limit, because anyone can request any number.
             if len(forms) < _MOST_FORMS:
                 forms[since] = form
