@@ -34,21 +34,21 @@ class Published:
 class Snapshot:
     """All published entries ``at`` a time; none expires before ``until``.
 
-    ``reread``: when all entries must be read again. ``forms``: a cache of rendered responses by
-    request, shared by all readers.
+    ``reread``: when all entries must be read again. ``rendered``: a cache of responses by request,
+    shared by all readers.
     """
 
-    whole: Published
+    published: Published
     at: int
     until: int
     reread: int
-    forms: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    rendered: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     #: The subjects of the entries, and perhaps more: entries with these may be superseded.
-    about: set[str] = field(default_factory=set, repr=False, compare=False)
+    subjects: set[str] = field(default_factory=set, repr=False, compare=False)
 
-    def holds(self, last: int, now: int) -> bool:
+    def is_current(self, last: int, now: int) -> bool:
         """Return whether the snapshot is current, given the present highest number."""
-        return self.whole.sequence == last and self.at <= now < min(self.until, self.reread)
+        return self.published.sequence == last and self.at <= now < min(self.until, self.reread)
 
 
 class RevocationList:
@@ -65,14 +65,14 @@ class RevocationList:
 
     def published(self, since: int = 0) -> Published:
         """Return the revocations in force with numbers above ``since``."""
-        whole = self.snapshot().whole
-        entries = whole.revocations
-        start = since if since <= whole.sequence else 0
+        published = self.snapshot().published
+        entries = published.revocations
+        start = since if since <= published.sequence else 0
         if entries and start < entries[0].sequence:
             start = 0  # all entries: the reader replaces what it has
         # In order, and most readers ask for the last few.
         first = bisect.bisect_right(entries, start, key=lambda entry: entry.sequence)
-        return Published(whole.sequence, start, entries[first:])
+        return Published(published.sequence, start, entries[first:])
 
     def snapshot(self) -> "Snapshot":
         """Return all entries in force, which are read again only after a change.
@@ -81,10 +81,10 @@ class RevocationList:
         """
         last, now = self._store.last(), int(self._clock())
         current = self._snapshot
-        if current is None or not current.holds(last, now):
+        if current is None or not current.is_current(last, now):
             with self._building:  # one thread builds it, the others wait
                 current = self._snapshot
-                if current is None or not current.holds(last, now):
+                if current is None or not current.is_current(last, now):
                     current = self._snapshot = self._read_snapshot(now)
         return current
 
@@ -95,31 +95,31 @@ class RevocationList:
         before = self._snapshot
         if (
             before is not None
-            and before.whole.sequence <= last
+            and before.published.sequence <= last
             and before.at <= now < before.reread
         ):
-            extended = self._extended(before, last, now)
+            extended = self._extend(before, last, now)
             if extended is not None:
                 return extended
         entries = self._store.since(0, now)
-        about = {name for entry in entries for name in (entry.value, entry.account) if name}
-        whole = Published(last, 0, entries)
-        return Snapshot(whole, now, _first_expiry(entries), now + _REREAD, about=about)
+        subjects = {name for entry in entries for name in (entry.value, entry.account) if name}
+        published = Published(last, 0, entries)
+        return Snapshot(published, now, _first_expiry(entries), now + _REREAD, subjects=subjects)
 
-    def _extended(self, before: Snapshot, last: int, now: int) -> Snapshot | None:
+    def _extend(self, before: Snapshot, last: int, now: int) -> Snapshot | None:
         """Return the snapshot with the newer entries added, which are usually few.
 
         ``None`` if all entries must be read: their numbers changed, or no old one is left.
         """
-        entries = before.whole.revocations
-        new = self._store.since(entries[-1].sequence if entries else before.whole.sequence, now)
-        if not 0 < self._store.first(now) <= before.whole.sequence:
+        entries = before.published.revocations
+        new = self._store.since(entries[-1].sequence if entries else before.published.sequence, now)
+        if not 0 < self._store.first(now) <= before.published.sequence:
             return None
         until = before.until
         if now >= until:
             entries = tuple(entry for entry in entries if entry.expires > now)
             until = _first_expiry(entries)
-        if any(entry.value in before.about for entry in new if entry.issued_before is not None):
+        if any(entry.value in before.subjects for entry in new if entry.issued_before is not None):
             superseded, names = _superseded_by(new), {entry.value for entry in new}
             entries = tuple(
                 entry
@@ -127,10 +127,12 @@ class RevocationList:
                 if (entry.value not in names and entry.account not in names)
                 or not superseded(entry)
             )
-        before.about.update(name for entry in new for name in (entry.value, entry.account) if name)
-        whole = Published(last, 0, (*entries, *new))
+        before.subjects.update(
+            name for entry in new for name in (entry.value, entry.account) if name
+        )
+        published = Published(last, 0, (*entries, *new))
         return Snapshot(
-            whole, now, min(until, _first_expiry(new)), before.reread, about=before.about
+            published, now, min(until, _first_expiry(new)), before.reread, subjects=before.subjects
         )
 
 

@@ -58,13 +58,13 @@ class RevocationsResource(Endpoint):
     def _form(self, since: int) -> "_Form":
         """Return the document above a number, cached until the next change."""
         revocation_list = self.installation.revocation_list
-        forms = revocation_list.snapshot().forms
-        form = forms.get(since)
+        rendered = revocation_list.snapshot().rendered
+        form = rendered.get(since)
         if not isinstance(form, _Form):
             form = _Form(_body(revocation_list.published(since)))
             # A limit, because anyone can request any number.
-            if len(forms) < _MOST_FORMS:
-                forms[since] = form
+            if len(rendered) < _MOST_FORMS:
+                rendered[since] = form
         return form
 
     def _signed(self, form: "_Form") -> str:

@@ -182,7 +182,7 @@ def _of_grants(subject: Subject) -> Iterator[Row]:
 
 
 def _of_revocations(subject: Subject) -> Iterator[Row]:
-    last = subject.keyosk.revocation_list.snapshot().whole.sequence
+    last = subject.keyosk.revocation_list.snapshot().published.sequence
     yield Row("token by API key", _by_key(subject))
     yield Row("introspection", _introspection(subject))
     yield Row("disable and enable an account", _switch(subject))

@@ -126,7 +126,7 @@ class Subject:
         """Publish revocations of single tokens, of as many accounts, that live for an hour."""
         expires = int(time.time()) + 3_600
         for part in _parts(revocations):
-            first = self.keyosk.revocation_list.snapshot().whole.sequence + 1
+            first = self.keyosk.revocation_list.snapshot().published.sequence + 1
             rows = [
                 {
                     "sequence": first + place,
