@@ -9,10 +9,12 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from installed import Clock, statements
 from keyosk.errors import Conflict, NotFound, Unavailable, WrongSecretKey
-from keyosk.keys import material
+from keyosk.keys import jws, material
+from keyosk.keys.key_set import Signer
 from keyosk.keys.material import Safe
 from keyosk.keys.private_keys import PrivateKeys
 from keyosk.keys.signing_keys import SigningKeys
@@ -321,6 +323,28 @@ def test_a_service_of_another_algorithm_gets_a_key_when_it_needs_one(open_keys: 
     # Every other process signs with the very same ones.
     assert other.signer("EdDSA").kid == signers["EdDSA"].kid
     assert other.signer(None).kid == signers[None].kid
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "bits"),
+    [
+        *((algorithm, None) for algorithm in sorted(material.SIGNATURE_BYTES)),
+        # Keys that were imported may have another size.
+        *((algorithm, bits) for algorithm in ("PS256", "RS256") for bits in (2048, 4096)),
+    ],
+)
+def test_the_length_of_a_token_is_known_without_signing(
+    algorithm: str, bits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = {"sub": "alice", "scope": "todo:read"}
+    key = rsa.generate_private_key(65537, bits) if bits else material.generate(algorithm)
+    public = material.public_jwk(key, algorithm)
+    signer = Signer(public["kid"], algorithm, key, 0, public)
+    text = jws.signed(signer, claims, "at+jwt")
+    monkeypatch.setattr(jws, "ALGORITHMS", {})
+    assert jws.length(signer, claims, "at+jwt") == len(text)
+    if bits is None:
+        assert jws.expected_length(algorithm, claims, "at+jwt") == len(text)
 
 
 def test_the_pem_of_an_unknown_key_is_not_found(open_keys: Open) -> None:

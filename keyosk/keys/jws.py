@@ -170,17 +170,20 @@ def is_signed(text: str, signature: bytes, verifier: Verifier) -> bool:
 
 def length(signer: Signer, claims: Mapping[str, Any], typ: str) -> int:
     """Return the length that ``signed`` would return, without signing."""
-    if isinstance(signer.key, HsmKey):  # it was generated here, so the length is known
-        return expected_length(signer.algorithm, claims, typ)
-    signature = _signature(signer, b"")
-    return len(_content(signer, claims, typ, kid=signer.kid)) + 1 + len(base64url_encode(signature))
+    # A signature of RSA is as long as the modulus (RFC 8017 section 8), both in base64url here.
+    modulus = signer.public.get("n")
+    signature = _signature_length(signer.algorithm) if modulus is None else len(modulus)
+    return len(_content(signer, claims, typ, kid=signer.kid)) + 1 + signature
 
 
 def expected_length(algorithm: str, claims: Mapping[str, Any], typ: str) -> int:
     """Return the same as ``length``, for a key that does not exist yet."""
     payload = base64url_encode(_encode(claims).encode())
-    signature = base64url_encode(bytes(material.SIGNATURE_BYTES[algorithm]))
-    return len(_header(algorithm, _A_KID, typ)) + len(payload) + 1 + len(signature)
+    return len(_header(algorithm, _A_KID, typ)) + len(payload) + 1 + _signature_length(algorithm)
+
+
+def _signature_length(algorithm: str) -> int:
+    return len(base64url_encode(bytes(material.SIGNATURE_BYTES[algorithm])))
 
 
 def _signature(signer: Signer, content: bytes) -> bytes:
