@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from click import Context, Group, Option
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from playhouse.migrations import Runner
 
 from keyosk import cli
@@ -440,6 +442,22 @@ def test_grants_are_given_taken_and_listed_in_the_shape_of_the_api(run: Run, adm
 
 
 # --- signing-key ----------------------------------------------------------------------------------
+
+
+def test_a_key_is_imported_from_a_file_and_a_second_one_is_told_which_is_next(
+    tmp_path: Path,
+) -> None:
+    environment = {"KEYOSK_DATABASE_URL": f"sqlite:///{tmp_path}/keyosk.db"}
+    assert keyosk(environment, tmp_path, "database", "upgrade").code == 0
+    private = ec.generate_private_key(ec.SECP256R1())
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    (tmp_path / "key.pem").write_text(pem)
+    command = ("signing-key", "import")
+    kid = keyosk(environment, tmp_path, *command, str(tmp_path / "key.pem"), "--json").json["kid"]
+    second = keyosk(environment, tmp_path, *command, text=pem)
+    assert second.refused() == (
+        f"keyosk: A rotation of ES256 is in progress: {kid} is its next key.\n"
+    )
 
 
 def test_the_signing_keys_are_those_that_are_published_without_their_private_halves(

@@ -2,8 +2,7 @@
 
 import json
 import re
-import sys
-from typing import Final
+from typing import IO, Final
 
 import click
 
@@ -115,11 +114,12 @@ def compromise(kid: str, *, yes: bool, as_json: bool) -> None:
 
 
 @signing_key.command("import")
+@click.argument("file", type=click.File(encoding="utf-8"), default="-")
 @_algorithm
 @shared.as_json
-def import_key(algorithm: str | None, *, as_json: bool) -> None:
-    """Import a private key, PEM or JWK, from standard input; it signs next."""
-    body = {"private_key": sys.stdin.read(small_files.MOST), **shared.given(algorithm=algorithm)}
+def import_key(file: IO[str], algorithm: str | None, *, as_json: bool) -> None:
+    """Import a private key, PEM or JWK, from FILE or standard input; it signs next."""
+    body = {"private_key": file.read(small_files.MOST), **shared.given(algorithm=algorithm)}
     with shared.client() as client:
         shape = client.post("signing-keys/import", body=body).body
     shared.show_object(shape, as_json=as_json)

@@ -260,7 +260,10 @@ class Rotation:
                 earlier = min(active_from, following.active_from or active_from)
                 key = keys.change(following.kid, active_from=earlier, when_seen=False)
             elif following is not None:
-                raise Conflict("algorithm", "A rotation of this algorithm is in progress.")
+                raise Conflict(
+                    "algorithm",
+                    f"A rotation of {algorithm} is in progress: {following.kid} is its next key.",
+                )
             elif is_full(keys.rows, algorithm, keys.now):
                 raise Conflict(
                     "keys",
