@@ -169,7 +169,7 @@ def test_people_come_from_other_systems_and_log_in(todo: LiveServer, tmp_path: P
     programs = {text.splitlines()[0].removeprefix("# "): text for text in blocks(page, "python")}
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4, b"2a")).decode()
     given = {
-        "people.py": f"username,name,email,groups,password_hash\n"
+        "people.py": f"\ufeffusername,name,email,groups,password_hash\n"
         f'erin,Erin,erin@example.org,"editors, readers",{hashed}\nfrank,,,,\n',
         "ldif.py": ldif(),
         "htpasswd.py": f"carol:{hashed.replace('$2a$', '$2y$')}\n# old\n\nweak:$apr1$salt$hash\n",

@@ -13,6 +13,7 @@ import jwt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from werkzeug.test import TestResponse
 
 from installed import Clock, installed, rows_of
 from keyosk import app
@@ -259,11 +260,42 @@ def test_the_document_is_tagged_and_tells_what_is_new(
 def test_an_unchanged_document_is_not_sent_again(own_server: LiveServer) -> None:
     own_server.start()
     anybody = own_server.client()
-    for accept in ("application/json", "application/jwt"):
+
+    def twice(accept: str) -> tuple[int, int, bytes]:
         first = anybody.get("/auth/revocations", headers={"Accept": accept})
         known = {"Accept": accept, "If-None-Match": first.headers["ETag"]}
         second = anybody.get("/auth/revocations", headers=known)
-        assert (first.status_code, second.status_code, second.content) == (200, 304, b"")
+        return first.status_code, second.status_code, second.content
+
+    assert twice("application/json") == (200, 304, b"")
+    # The signed form is another in another minute, which may begin in between.
+    assert (200, 304, b"") in [twice("application/jwt") for _ in range(2)]
+
+
+def test_the_signed_form_is_sent_again_long_before_it_expires(prepared_url: str) -> None:
+    clock = Clock()
+    with installed(prepared_url, clock=clock) as keyosk:
+        client = app.create_app(keyosk).test_client()
+
+        def polled(accept: str, tag: str = "") -> TestResponse:
+            headers = {"Accept": accept, **({"If-None-Match": tag} if tag else {})}
+            return client.get("/auth/revocations", headers=headers)
+
+        def end_of(response: TestResponse) -> int:
+            claims = jwt.decode(response.text.strip(), options={"verify_signature": False})
+            return int(claims["exp"])
+
+        plain, signed = polled("application/json"), polled("application/jwt")
+        end = end_of(signed)
+        for _ in range(40):
+            clock.now += 10
+            again = polled("application/jwt", signed.headers["ETag"])
+            if again.status_code == 200:
+                signed, end = again, end_of(again)
+            assert clock.now + 200 < end
+        # What is not signed does not expire.
+        tag = plain.headers["ETag"]
+        assert polled("application/json", tag).status_code == 304
 
 
 def test_the_signed_form_is_no_token(server: LiveServer, admin: Client, person: Person) -> None:

@@ -22,7 +22,7 @@ _JWT: Final = "application/jwt"
 _EXAMPLE: Final = "eyJhbGciOiJFUzI1NiIsInR5cCI6InJldm9jYXRpb25zK2p3dCJ9.e30.c2lnbmF0dXJl\n"
 #: The lifetime of the signed form in seconds.
 _FRESH: Final = 300
-#: Seconds for which the same signed form is served.
+#: The seconds of a turn, in which a process serves the same signed form.
 _RESIGNED: Final = 60
 _MOST_FORMS: Final = 100
 
@@ -42,8 +42,11 @@ class RevocationsResource(Endpoint):
         form = self._form(_since())
         zipped = request.accept_encodings["gzip"] > 0
         if negotiation.prefers(_JWT):
-            response = Response(self._signed(form), mimetype=_JWT)
-            response.set_etag(form.tag, weak=True)  # each signature differs
+            turn, text = self._signed(form)
+            response = Response(text, mimetype=_JWT)
+            # Weak, as each process signs its own. With the turn: else a reader whose copy has
+            # expired would be told by 304 that nothing is new.
+            response.set_etag(f"{form.tag}-{turn}", weak=True)
         elif zipped:
             response = Response(form.zipped, mimetype="application/json")
             response.headers["Content-Encoding"] = "gzip"
@@ -67,13 +70,15 @@ class RevocationsResource(Endpoint):
                 rendered[since] = form
         return form
 
-    def _signed(self, form: "_Form") -> str:
+    def _signed(self, form: "_Form") -> tuple[int, str]:
+        """Return the turn of the present signature, the same in all processes, and the JWT."""
         now = int(self.installation.clock())
-        if form.signed is None or not 0 <= now - form.signed[0] < _RESIGNED:
+        turn = now // _RESIGNED
+        if form.signed is None or form.signed[0] != turn:
             claims = {"iat": now, "exp": now + _FRESH, **form.body}
             text = self.installation.documents.sign(claims, typ=TYPE, path=REVOCATIONS_PATH)
-            form.signed = (now, f"{text}\n")
-        return form.signed[1]
+            form.signed = (turn, f"{text}\n")
+        return form.signed
 
 
 class _Form:
