@@ -37,7 +37,7 @@ from keyosk.keys.schedule import KeySchedule
 from keyosk.keys.service_algorithms import ServiceAlgorithms
 from keyosk.keys.signed_documents import Documents
 from keyosk.keys.signing_keys import SigningKeys
-from keyosk.login_failures import LoginFailureViews
+from keyosk.login_failures import LoginFailureReports
 from keyosk.maintenance import Maintenance
 from keyosk.metrics import Metrics
 from keyosk.monitoring import Monitor
@@ -261,9 +261,9 @@ class Installation:
         )
 
     @cached_property
-    def login_failures(self) -> LoginFailureViews:
+    def login_failures(self) -> LoginFailureReports:
         throttling = Throttling(self.database, self._stores.throttling, self.clock)
-        return LoginFailureViews(self.audit, throttling, self.accounts, clock=self.clock)
+        return LoginFailureReports(self.audit, throttling, self.accounts, clock=self.clock)
 
     @cached_property
     def idempotency(self) -> Idempotency:

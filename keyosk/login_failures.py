@@ -60,7 +60,7 @@ class ThrottledNow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoginFailures:
+class LoginFailureReport:
     """The failed logins since a moment; ``is_complete``: false if there are more than are read."""
 
     since: int
@@ -70,7 +70,7 @@ class LoginFailures:
     addresses: tuple[FailedLogins, ...]
 
 
-class LoginFailureViews:
+class LoginFailureReports:
     """Reads failed logins and throttling for admins."""
 
     def __init__(
@@ -86,7 +86,7 @@ class LoginFailureViews:
         self._accounts = accounts
         self._clock = clock
 
-    def since(self, moment: int) -> LoginFailures:
+    def since(self, moment: int) -> LoginFailureReport:
         """Return who failed to log in since a moment, and who is throttled now."""
         now = int(self._clock())
         counted, is_complete = self._audit.failed_logins(moment, _MOST)
@@ -94,7 +94,7 @@ class LoginFailureViews:
             {failure.account for failure in counted if failure.account}
         )
         recent = [failure for failure in counted if failure.minute > now - _THROTTLED]
-        return LoginFailures(
+        return LoginFailureReport(
             since=moment,
             is_complete=is_complete,
             throttled=tuple(self._throttled(recent, names)),

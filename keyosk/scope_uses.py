@@ -37,22 +37,22 @@ class ScopeUses:
         self._lock = threading.Lock()
         self._day = int(clock()) // DAY
         #: The uses noted today, by account and scope: ``_ISSUED`` or ``NAMED``.
-        self.known: dict[tuple[str | None, str], int] = {}
+        self.noted: dict[tuple[str | None, str], int] = {}
         self._waiting: dict[tuple[str, str], int] = {}
 
     def note(self, account_id: str, scopes: Iterable[str], *, named: bool) -> None:
         """Note that a token has the scopes. ``named``: the request named them."""
         # Every token passes here: no call except into C for known uses.
-        known, kind = self.known.get, NAMED if named else _ISSUED
+        noted, kind = self.noted.get, NAMED if named else _ISSUED
         for scope in scopes:
-            if known((account_id, scope), 0) < kind:
+            if noted((account_id, scope), 0) < kind:
                 self._add(account_id, scope, kind)
 
     def _add(self, account_id: str, scope: str, kind: int) -> None:
         key = (account_id, sys.intern(scope))
         with self._lock:
             if len(self._waiting) < _MOST:
-                self.known[key] = self._waiting[key] = max(kind, self.known.get(key, 0))
+                self.noted[key] = self._waiting[key] = max(kind, self.noted.get(key, 0))
 
     def write(self) -> None:
         """Store the uses since the last call.
@@ -62,8 +62,8 @@ class ScopeUses:
         day = int(self._clock()) // DAY
         with self._lock:
             waiting, self._waiting = self._waiting, {}
-            if day != self._day or len(self.known) > _MOST:
-                self.known, self._day = {}, day
+            if day != self._day or len(self.noted) > _MOST:
+                self.noted, self._day = {}, day
         try:
             self._store.note({key: kind == NAMED for key, kind in waiting.items()}, day)
         except BaseException:

@@ -264,8 +264,8 @@ def _page(reference: str) -> str:
     return "/me" if reference == "me" else f"/console/accounts/{segment(reference)}"
 
 
-def _back(reference: str, done: str, *, at: str | None = None) -> Response:
-    return redirect_to(_page(reference), done, at=at)
+def _back(reference: str, notice_key: str, *, at: str | None = None) -> Response:
+    return redirect_to(_page(reference), notice_key, at=at)
 
 
 _ACTS: Final[Mapping[str, Callable[[Visit, str], Response]]] = {

@@ -133,9 +133,9 @@ def enable(visit: Visit, reference: str, key: str) -> Response:
     return _back(reference, "enabled")
 
 
-def _back(reference: str, done: str, *, at: str | None = None) -> Response:
+def _back(reference: str, notice_key: str, *, at: str | None = None) -> Response:
     path = "/me" if reference == "me" else f"/console/accounts/{segment(reference)}"
-    return redirect_to(path, done, at=at)
+    return redirect_to(path, notice_key, at=at)
 
 
 def _path(reference: str) -> str:

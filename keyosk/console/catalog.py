@@ -88,8 +88,8 @@ def switch_service(visit: Visit, name: str) -> Response:
             return page
     path = f"/services/{segment(name)}"
     changed = visit.api.send("PATCH", path, {"enabled": enabled})
-    done = "enabled" if enabled else "disabled"
-    return redirect_to(f"/console{path}", done, at=changed.effective_at)
+    notice_key = "enabled" if enabled else "disabled"
+    return redirect_to(f"/console{path}", notice_key, at=changed.effective_at)
 
 
 def roles(visit: Visit) -> Response:

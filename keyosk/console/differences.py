@@ -19,14 +19,14 @@ class Difference:
 
     Attributes:
         kept: The number of unchanged items.
-        more: The number of further changed items.
+        further: The number of further changed items.
     """
 
     name: str
-    gone: tuple[str, ...]
-    new: tuple[str, ...]
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
     kept: int = 0
-    more: int = 0
+    further: int = 0
 
 
 def difference(
@@ -43,14 +43,14 @@ def _of(name: str, old: Any, new: Any) -> Difference:
     kept: set[str] = set()
     if isinstance(old, list) and isinstance(new, list):
         kept = set(before) & set(after)
-    gone = [text for text in before if text not in kept]
-    came = [text for text in after if text not in kept]
+    removed = [text for text in before if text not in kept]
+    added = [text for text in after if text not in kept]
     return Difference(
         name,
-        _short(gone),
-        _short(came),
+        _short(removed),
+        _short(added),
         kept=len(kept),
-        more=max(0, len(gone) - _VALUES) + max(0, len(came) - _VALUES),
+        further=max(0, len(removed) - _VALUES) + max(0, len(added) - _VALUES),
     )
 
 

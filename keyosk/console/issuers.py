@@ -100,7 +100,7 @@ def change(visit: Visit, name: str) -> Response:
     )
     if page is not None:
         return page
-    return _changed(visit, _path(name), _issuer_fields(), done="saved")
+    return _changed(visit, _path(name), _issuer_fields(), notice_key="saved")
 
 
 def switch(visit: Visit, name: str) -> Response:
@@ -168,7 +168,7 @@ def change_rule(visit: Visit, name: str, rule_name: str) -> Response:
     )
     if page is not None:
         return page
-    return _changed(visit, _rule_path(name, rule_name), body, done="saved")
+    return _changed(visit, _rule_path(name, rule_name), body, notice_key="saved")
 
 
 def switch_rule(visit: Visit, name: str, rule_name: str) -> Response:
@@ -199,12 +199,14 @@ def _switched(visit: Visit, path: str, question: str, *, effects: tuple[str, ...
         page = confirmation_page(visit, question, effects, button="Disable")
         if page is not None:
             return page
-    return _changed(visit, path, {"enabled": enabled}, done="enabled" if enabled else "disabled")
+    return _changed(
+        visit, path, {"enabled": enabled}, notice_key="enabled" if enabled else "disabled"
+    )
 
 
-def _changed(visit: Visit, path: str, body: Mapping[str, Any], *, done: str) -> Response:
+def _changed(visit: Visit, path: str, body: Mapping[str, Any], *, notice_key: str) -> Response:
     changed = visit.api.send("PATCH", path, body, tag=text("tag") or None)
-    return redirect_to(f"/console{path}", done, at=changed.effective_at)
+    return redirect_to(f"/console{path}", notice_key, at=changed.effective_at)
 
 
 def _path(name: str) -> str:

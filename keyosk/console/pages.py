@@ -16,7 +16,7 @@ from keyosk.installation import Installation
 from keyosk.model import ConsoleSession, Principal
 
 #: The sentences at the top of a page after an act, by the value in the query.
-DONE: Final[Mapping[str, str]] = {
+NOTICES: Final[Mapping[str, str]] = {
     "saved": "Saved.",
     "created": "Created.",
     "none-chosen": "No account was chosen.",
@@ -96,12 +96,12 @@ def render(template: str, status: int = 200, **values: Any) -> Response:
     return make_response(render_template(template, **values), status)
 
 
-def redirect_to(path: str, done: str = "", *, at: str | None = None) -> Response:
+def redirect_to(path: str, notice_key: str = "", *, at: str | None = None) -> Response:
     """Redirect to another page.
 
-    ``done``: the key of its sentence in ``DONE``; ``at``: when the act takes effect everywhere.
+    ``notice_key``: of its sentence in ``NOTICES``; ``at``: when the act takes effect everywhere.
     """
-    query = {name: value for name, value in (("done", done), ("at", at)) if value}
+    query = {name: value for name, value in (("done", notice_key), ("at", at)) if value}
     suffix = f"?{urlencode(query)}" if query else ""
     response: Response = make_response(redirect(f"{root()}{path}{suffix}", 303))
     return response
@@ -110,7 +110,7 @@ def redirect_to(path: str, done: str = "", *, at: str | None = None) -> Response
 def notice() -> tuple[str, str | None] | None:
     """Return the sentence about the last act, and when it takes effect everywhere."""
     # SECURITY: only sentences from the table, never text from the query.
-    sentence = DONE.get(request.args.get("done", ""))
+    sentence = NOTICES.get(request.args.get("done", ""))
     if sentence is None:
         return None
     at = request.args.get("at", "")

@@ -53,8 +53,8 @@ class HashingLimit:
         self._files = None if folder is None else [str(folder / str(n)) for n in range(number)]
         self._timeout = timeout
         self._patience = patience
-        self._here = threading.Semaphore(number)
-        self._first = threading.Lock()
+        self._process_slots = threading.Semaphore(number)
+        self._looking = threading.Lock()
         self._held = threading.local()
 
     @contextmanager
@@ -74,7 +74,7 @@ class HashingLimit:
         self._metrics.hash_waits()
         began = None
         try:
-            with self._here_until(time.monotonic() + self._timeout):
+            with self._slot(time.monotonic() + self._timeout):
                 self._metrics.hash_begins()
                 began = time.perf_counter()
                 self._held.any = True
@@ -89,8 +89,8 @@ class HashingLimit:
                 self._metrics.hash_ended(time.perf_counter() - began)
 
     @contextmanager
-    def _here_until(self, deadline: float) -> Iterator[None]:
-        if not self._here.acquire(timeout=self._timeout):
+    def _slot(self, deadline: float) -> Iterator[None]:
+        if not self._process_slots.acquire(timeout=self._timeout):
             raise _busy()
         try:
             if self._files is None:
@@ -100,14 +100,14 @@ class HashingLimit:
                 self._lock_file(self._files, deadline, held)
                 yield
         finally:
-            self._here.release()
+            self._process_slots.release()
 
     def _lock_file(self, files: Sequence[str], deadline: float, exit_stack: ExitStack) -> None:
         """Lock one of the files; the first thread of a process looks at them more often."""
         is_first = False
         while True:
-            if not is_first and self._first.acquire(timeout=self._patience):
-                exit_stack.callback(self._first.release)
+            if not is_first and self._looking.acquire(timeout=self._patience):
+                exit_stack.callback(self._looking.release)
                 is_first = True
             handle = _locked(files)
             if handle is not None:

@@ -124,7 +124,7 @@ class Rotation:
         ``None`` if it will apparently publish none. Raises ``Unavailable``.
         """
         algorithm = algorithm or self._keys.algorithm
-        keys = self._keys.known
+        keys = self._keys.last_read
         is_needed = (
             algorithm in SIGNING_ALGORITHMS
             and not _has_next(keys, algorithm)
@@ -228,7 +228,7 @@ class Rotation:
 
         ``None`` if it apparently needs none. Raises ``Unavailable``.
         """
-        keys = self._keys.known
+        keys = self._keys.last_read
         signing = next(
             (key for key in keys if key.kid == kid and key.state is KeyState.ACTIVE), None
         )

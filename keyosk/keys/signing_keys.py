@@ -248,7 +248,7 @@ class SigningKeys:
         return self._current is not None
 
     @property
-    def known(self) -> tuple[SigningKey, ...]:
+    def last_read(self) -> tuple[SigningKey, ...]:
         """Return every key with its state, oldest first, as this process last read them."""
         if self._current is None:
             self.refresh()

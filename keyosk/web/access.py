@@ -128,7 +128,7 @@ class Gate:
             if not caller.has(decision.scope):
                 raise InsufficientScope(decision.scope)
             uses, used = self._installation.scope_uses, (caller.account_id, decision.scope)
-            if uses.known.get(used) != NAMED and caller.account_id is not None:
+            if uses.noted.get(used) != NAMED and caller.account_id is not None:
                 uses.note(caller.account_id, (decision.scope,), named=True)
         context.caller = caller  # from here on, a refusal is attributed to the caller
         by_program = caller.credential is not None and caller.credential.is_of_program
