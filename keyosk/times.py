@@ -1,6 +1,13 @@
 """Times as text: RFC 3339 in UTC, to the second, as the API writes them."""
 
+import re
 from datetime import UTC, datetime
+from typing import Final
+
+#: What people may write: with fractions, and with any time zone (none differs more from UTC).
+PATTERN: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)", re.ASCII
+)
 
 
 def rfc3339(moment: float) -> str:

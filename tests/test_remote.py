@@ -788,7 +788,7 @@ def test_what_is_no_token_is_not_kept(tmp_path: Path, body: bytes) -> None:
 #: What --version, --help and completion may import besides Python and what Python itself brings.
 LIGHT = {
     *("click", "keyosk", "keyosk.__main__", "keyosk.checks", "keyosk.errors"),
-    *("keyosk.small_files", "keyosk.strict_json", "keyosk.whitespace"),
+    *("keyosk.small_files", "keyosk.strict_json", "keyosk.times", "keyosk.whitespace"),
     *("keyosk.permissions", "keyosk.permissions.verifier_presets"),
     *("keyosk.workloads", "keyosk.workloads.claims", "keyosk.workloads.presets"),
 }

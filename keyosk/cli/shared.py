@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from keyosk import small_files, strict_json
+from keyosk import small_files, strict_json, times
 from keyosk.cli import global_options
 from keyosk.cli.refusals import Refused
 from keyosk.errors import Invalid
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from keyosk.cli.client import Client
 
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_TIME: Final = re.compile(
-    # As in web/fields: no time zone differs more from UTC.
-    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)",
-    re.ASCII,
-)
 #: Characters that control a terminal or the direction of text, by Unicode category and by name.
 _CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _DIRECTIONS: Final = frozenset(
@@ -144,7 +139,7 @@ def parse_time(_: click.Context, __: click.Parameter, text: str | None) -> str |
     if text is None:
         return None
     moment = f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text
-    if not _TIME.fullmatch(moment):
+    if not times.PATTERN.fullmatch(moment):
         raise click.BadParameter(
             "must be a time such as 2030-01-31T12:00:00Z (RFC 3339). "
             "A date such as 2030-01-31 is taken, too."

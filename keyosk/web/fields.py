@@ -11,20 +11,15 @@ from typing import Any, Final
 
 from marshmallow import ValidationError, fields
 
+from keyosk import times
 from keyosk.errors import Invalid
 from keyosk.model import USUAL_CREDENTIALS, CredentialKind
-from keyosk.times import rfc3339
 from keyosk.validation import LATEST_TIME
 
 _BOTH: Final = "both"
 _ANY: Final = "any"
 #: A space before an offset such as ``+01:00``, because ``+`` in a query means a space.
 _LOST_PLUS: Final = re.compile(r" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
-_RFC3339: Final = re.compile(
-    # No time zone differs more from UTC.
-    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)",
-    re.ASCII,
-)
 
 
 def described(description: str, *example: Any, enum: Sequence[Any] = ()) -> dict[str, Any]:
@@ -132,7 +127,7 @@ class Time(fields.Field[int]):
     """
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> int:
-        if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        if not isinstance(value, str) or not times.PATTERN.fullmatch(value):
             raise ValidationError("Must be a time such as 2030-01-31T12:00:00Z (RFC 3339).")
         try:
             return int(datetime.fromisoformat(value.upper()).timestamp())
@@ -140,7 +135,7 @@ class Time(fields.Field[int]):
             raise ValidationError("Must be a time that exists.") from None
 
     def _serialize(self, value: Any, *_: Any, **__: Any) -> str | None:
-        return None if value is None else rfc3339(value)
+        return None if value is None else times.rfc3339(value)
 
 
 class LoneTime(Time):
@@ -159,7 +154,7 @@ class Date(fields.Field[int]):
     """A day (UTC) outside, days since 1970 inside; for responses."""
 
     def _serialize(self, value: Any, *_: Any, **__: Any) -> str | None:
-        return None if value is None else rfc3339(value * 86_400)[:10]
+        return None if value is None else times.rfc3339(value * 86_400)[:10]
 
 
 def moment_of(text: str) -> int:
