@@ -105,6 +105,14 @@ def _groups() -> Iterator[tuple[Group, str]]:
     yield from ((each, str(each.name)) for each in loaded if isinstance(each, Group))
 
 
+def test_a_server_that_somebody_gives_as_an_argument_is_told_its_option(run: Run) -> None:
+    for more in ((), ("admin",)):
+        result = run("login", f"https://admin:{PASSWORD}@keyosk.example.com", *more)
+        assert result.code == 2
+        assert "--server URL" in result.err
+        assert PASSWORD not in result.out + result.err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

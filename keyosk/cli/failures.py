@@ -36,6 +36,8 @@ _CURES: Final[Mapping[int, str]] = {
 }
 #: The beginning of click's message for too many arguments.
 _EXTRA: Final = "Got unexpected extra argument"
+#: The same for a URL, as of a server.
+_URL_TOO_MANY: Final = (f"{_EXTRA} (http://", f"{_EXTRA} (https://", f"{_EXTRA}s (http")
 #: Commands to which a secret may be given as an argument by mistake.
 _OF_SECRETS: Final = frozenset(
     {"account create", "account password", "api-key find", "login", "token inspect"}
@@ -85,7 +87,12 @@ def _tell_usage(error: click.ClickException) -> None:
         click.echo(context.get_usage(), err=True)
         click.echo(f"Try '{context.command_path} --help' for help.\n", err=True)
     message = error.format_message()
-    if message.startswith(_EXTRA) and context is not None and _reads_a_secret(context.command_path):
+    if message.startswith(_URL_TOO_MANY) and context is not None:
+        # SECURITY: without the URL, which may have a secret in it.
+        message = "Got a URL too many. The server is named by --server URL, or by KEYOSK_URL."
+    elif (
+        message.startswith(_EXTRA) and context is not None and _reads_a_secret(context.command_path)
+    ):
         # SECURITY: without the argument, which may be the secret.
         message = (
             "Got an argument too many. A secret is never an argument: the command asks for it, or "
