@@ -1,6 +1,6 @@
 // A stand-in for Keyosk in the tests of a service: no server, no network. See README.md.
 import { decodeJwt, exportJWK, generateKeyPair, SignJWT } from "jose";
-import { Kept } from "./src/documents.js";
+import { CachedValue } from "./src/documents.js";
 
 const LIFETIME = 900; // seconds
 // One key for the process, so that it does not matter which of several verifiers was made when.
@@ -23,22 +23,22 @@ export class FakeKeyosk {
   open() {
     if (this.#restore) throw new Error("This FakeKeyosk is open already");
     const { fetch } = globalThis;
-    const isReady = Object.getOwnPropertyDescriptor(Kept.prototype, "isReady");
-    const retryAfter = Object.getOwnPropertyDescriptor(Kept.prototype, "retryAfter");
+    const isReady = Object.getOwnPropertyDescriptor(CachedValue.prototype, "isReady");
+    const retryAfter = Object.getOwnPropertyDescriptor(CachedValue.prototype, "retryAfter");
     globalThis.fetch = (input, init) => {
       const isOurs = (input instanceof Request ? input.url : String(input)).startsWith(`${this.issuer}/`);
       return isOurs ? this.fetch(input, init) : fetch(input, init);
     };
     // Keys and revocations are loaded for each token, so that what a test changes is known at once.
-    Object.defineProperty(Kept.prototype, "retryAfter", { configurable: true, get: () => 0 });
-    Kept.prototype.isReady = async function () {
+    Object.defineProperty(CachedValue.prototype, "retryAfter", { configurable: true, get: () => 0 });
+    CachedValue.prototype.isReady = async function () {
       await this.reload();
       return this.error === undefined;
     };
     this.#restore = () => {
       globalThis.fetch = fetch;
-      Object.defineProperty(Kept.prototype, "isReady", isReady);
-      Object.defineProperty(Kept.prototype, "retryAfter", retryAfter);
+      Object.defineProperty(CachedValue.prototype, "isReady", isReady);
+      Object.defineProperty(CachedValue.prototype, "retryAfter", retryAfter);
     };
     return this;
   }

@@ -38,7 +38,7 @@ export async function getJson(fetch, url, { etag, longest = 1_000_000 } = {}) {
 }
 
 /** A value that is loaded when it is first needed, and then in the background before it expires. */
-export class Kept {
+export class CachedValue {
   value;
   error; // of the last load
   pending; // the load that is going on; it never rejects
@@ -117,7 +117,7 @@ export function metadataOf({ issuer, fetch, elapsed }) {
     if (body?.issuer !== issuer) throw new Error(`${issuer} calls itself ${body?.issuer}; the issuer must be that very text`);
     return { value: body, maxAge };
   };
-  const metadata = new Kept(load, elapsed, { inBackground: false });
+  const metadata = new CachedValue(load, elapsed, { inBackground: false });
   return async (name, path) => {
     if (!(await metadata.isReady())) throw metadata.error;
     const url = String(metadata.value[name] ?? `${base}${path}`);

@@ -1,5 +1,5 @@
 import { importJWK } from "jose";
-import { getJson, Kept } from "./documents.js";
+import { CachedValue, getJson } from "./documents.js";
 import { InvalidToken, KeysUnavailable } from "./errors.js";
 
 // SECURITY: asymmetric only. With a symmetric one a public key would be the secret (RFC 8725 section 2.1).
@@ -7,7 +7,7 @@ export const ALGORITHMS = ["ES256", "EdDSA", "Ed25519", "RS256", "PS256", "ML-DS
 const UNKNOWN = 30_000; // milliseconds between two fetches for keys that are unknown
 
 /** The public keys of an issuer. */
-export class KeySet extends Kept {
+export class KeySet extends CachedValue {
   #endpoint;
   #settings;
   #unknownAt = -Infinity;

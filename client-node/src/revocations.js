@@ -1,4 +1,4 @@
-import { getJson, Kept } from "./documents.js";
+import { CachedValue, getJson } from "./documents.js";
 import { RevocationsUnavailable } from "./errors.js";
 
 const CLAIMS = ["jti", "sub", "key_id", "aud", "kid"];
@@ -8,7 +8,7 @@ const PURGE = 60_000; // milliseconds
 const MISSED = 6; // intervals after which a list that is required is too old
 
 /** The revocations that Keyosk publishes. To look one up takes the same time however many there are. */
-export class Revocations extends Kept {
+export class Revocations extends CachedValue {
   #endpoint;
   #settings;
   #entries = new Map(); // from "claim value" to { before, expires }
@@ -54,14 +54,14 @@ export class Revocations extends Kept {
     if (!Number.isSafeInteger(sequence)) throw new Error("This is no list of revocations");
     const read = entries.map(readEntry);
     // With another `since` it has all entries, for example after the database was restored.
-    const known = since === this.#sequence && since > 0 ? this.#entries : new Map();
+    const merged = since === this.#sequence && since > 0 ? this.#entries : new Map();
     for (const [name, { before, expires }] of read) {
-      const old = known.get(name) ?? { before, expires };
-      known.set(name, { before: Math.max(before, old.before), expires: Math.max(expires, old.expires) });
+      const old = merged.get(name) ?? { before, expires };
+      merged.set(name, { before: Math.max(before, old.before), expires: Math.max(expires, old.expires) });
     }
     // An ETag is that of one URL.
     this.#etag = sequence === this.#sequence ? etag : undefined;
-    this.#entries = known;
+    this.#entries = merged;
     this.#sequence = sequence;
   }
 
