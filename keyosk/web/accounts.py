@@ -196,7 +196,7 @@ def _response(account: Account, status: int = 200, *, location: str | None = Non
 
 
 def _body(account: Account) -> dict[str, Any]:
-    body: dict[str, Any] = _SHAPE.dump(account)
+    body = _SHAPE.body_of(account)
     if not g.caller.has(_READ) and not g.caller.has(_WRITE):
         del body["metadata"]  # it never leaves the admin API
     return body

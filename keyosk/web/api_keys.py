@@ -10,7 +10,7 @@ from keyosk import whitespace
 from keyosk.accounts.api_keys import FoundApiKey, NewApiKey
 from keyosk.credentials import api_key_format
 from keyosk.errors import Conflict, Invalid
-from keyosk.model import ApiKey, ApiKeyChanges
+from keyosk.model import ApiKeyChanges
 from keyosk.web import paging
 from keyosk.web.api_key_schemas import (
     IS_DIGEST,
@@ -82,7 +82,7 @@ LISTS_OF_ALL = paging.ListOptions(
 )
 
 # One instance, because each new one copies all fields (150 us).
-_SHAPE: Final = ApiKeySchema()
+_body: Final = ApiKeySchema().body_of
 
 
 class AllApiKeysResource(Endpoint):
@@ -222,8 +222,3 @@ def _fields(loaded: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of the key, without the password that the gate has verified."""
     loaded.pop("current_password", None)
     return loaded
-
-
-def _body(key: ApiKey) -> dict[str, Any]:
-    body: dict[str, Any] = _SHAPE.dump(key)
-    return body

@@ -1,10 +1,9 @@
 """Console sessions of an account."""
 
-from typing import Any, Final
+from typing import Final
 
 from flask import Response, g
 
-from keyosk.model import ConsoleSession
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -19,7 +18,7 @@ LISTS_OF_ALL = paging.ListOptions(
 )
 
 # One instance, because each new one copies all fields (150 us).
-_SHAPE: Final = ConsoleSessionSchema()
+_body: Final = ConsoleSessionSchema().body_of
 
 
 class AllConsoleSessionsResource(Endpoint):
@@ -54,8 +53,3 @@ class ConsoleSessionResource(Endpoint):
         """End the session: its browser must log in again."""
         self.installation.console_sessions.end(g.caller, account, session)
         return nothing()
-
-
-def _body(session: ConsoleSession) -> dict[str, Any]:
-    body: dict[str, Any] = _SHAPE.dump(session)
-    return body

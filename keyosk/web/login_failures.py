@@ -1,6 +1,6 @@
 """Failed logins by account and by address, and who is throttled."""
 
-from typing import Any, Final
+from typing import Final
 
 from flask import Response
 from marshmallow import fields, validate
@@ -126,5 +126,4 @@ class LoginFailuresResource(Endpoint):
         an_hour_ago = int(self.installation.clock()) - _HOUR
         moment = queries.load(LoginFailuresQuery).get("since", an_hour_ago)
         failures = self.installation.login_failures.since(moment)
-        body: dict[str, Any] = _SHAPE.dump(failures)
-        return json_response(body)
+        return json_response(_SHAPE.body_of(failures))

@@ -91,6 +91,11 @@ class ResponseSchema(StrictSchema):
     class Meta:
         unknown = EXCLUDE
 
+    def body_of(self, item: Any) -> dict[str, Any]:
+        """Return an object as the body of a response."""
+        body: dict[str, Any] = self.dump(item)
+        return body
+
 
 class NamedSchema(StrictSchema):
     """An object with a ``name``; the bare name may replace the object."""

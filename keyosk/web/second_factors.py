@@ -1,11 +1,10 @@
 """Second factors of an account."""
 
-from typing import Any, Final
+from typing import Final
 
 from flask import Response, g
 
 from keyosk.errors import Conflict
-from keyosk.model import SecondFactor
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -16,7 +15,7 @@ from keyosk.web.session_schemas import SecondFactorSchema
 LISTS = paging.ListOptions(("created_at",), {})
 
 # One instance, because each new one copies all fields (150 us).
-_SHAPE: Final = SecondFactorSchema()
+_body: Final = SecondFactorSchema().body_of
 
 
 class SecondFactorsResource(Endpoint):
@@ -42,8 +41,3 @@ class SecondFactorResource(Endpoint):
         self.load()
         self.installation.second_factors.remove(g.caller, account, factor)
         return nothing()
-
-
-def _body(factor: SecondFactor) -> dict[str, Any]:
-    body: dict[str, Any] = _SHAPE.dump(factor)
-    return body

@@ -1,10 +1,9 @@
 """Refresh sessions of an account, and the revocation of its tokens."""
 
-from typing import Any, Final
+from typing import Final
 
 from flask import Response, g
 
-from keyosk.model import Session
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -20,7 +19,7 @@ LISTS_OF_ALL = paging.ListOptions(
 )
 
 # One instance, because each new one copies all fields (150 us).
-_SHAPE: Final = SessionSchema()
+_body: Final = SessionSchema().body_of
 
 
 class AllSessionsResource(Endpoint):
@@ -60,8 +59,3 @@ class SessionResource(Endpoint):
     def delete(self, account: str, session: str) -> Response:
         """End the session and revoke its access tokens."""
         return nothing(self.installation.sessions.end(g.caller, account, session))
-
-
-def _body(session: Session) -> dict[str, Any]:
-    body: dict[str, Any] = _SHAPE.dump(session)
-    return body

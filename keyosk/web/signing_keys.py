@@ -29,8 +29,10 @@ class _SigningKeyEndpoint(EndpointWithCleanup):
 
     def shape(self, key: SigningKey) -> dict[str, Any]:
         """Return the public side of a key."""
-        body: dict[str, Any] = _SHAPE.dump(key)
-        return {**body, "not_seen_by": self.installation.key_fetches.services_without(key)}
+        return {
+            **_SHAPE.body_of(key),
+            "not_seen_by": self.installation.key_fetches.services_without(key),
+        }
 
 
 class SigningKeysResource(_SigningKeyEndpoint):

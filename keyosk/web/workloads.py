@@ -5,7 +5,7 @@ from typing import Any, Final, cast
 from flask import Response, g
 
 from keyosk.errors import Conflict
-from keyosk.model import IssuerChanges, RuleChanges, TrustedIssuer, WorkloadRule
+from keyosk.model import IssuerChanges, RuleChanges
 from keyosk.web import paging
 from keyosk.web.endpoint import Endpoint
 from keyosk.web.operations import operation
@@ -36,8 +36,8 @@ RULE_LISTS = paging.ListOptions(
 )
 
 # One instance, because each new one copies all fields (150 us).
-_ISSUER: Final = IssuerSchema()
-_RULE: Final = RuleSchema()
+_issuer: Final = IssuerSchema().body_of
+_rule: Final = RuleSchema().body_of
 _REPORT: Final = AssertionReportSchema()
 _LISTS: Final = ("algorithms", "required_claims", "prefix_claims", "scopes")
 
@@ -163,18 +163,8 @@ def loaded(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _issuer(issuer: TrustedIssuer) -> dict[str, Any]:
-    body: dict[str, Any] = _ISSUER.dump(issuer)
-    return body
-
-
-def _rule(rule: WorkloadRule) -> dict[str, Any]:
-    body: dict[str, Any] = _RULE.dump(rule)
-    return body
-
-
 def _report(examined: Examination) -> dict[str, Any]:
-    body: dict[str, Any] = _REPORT.dump(
+    return _REPORT.body_of(
         {
             "verified": examined.assertion is not None,
             "error_description": examined.fault,
@@ -200,4 +190,3 @@ def _report(examined: Examination) -> dict[str, Any]:
             ],
         }
     )
-    return body
