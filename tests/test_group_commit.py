@@ -153,6 +153,22 @@ def _leave() -> Any:
     raise Left
 
 
+def test_a_request_that_fails_as_it_goes_on_holds_up_no_other(loop: EventLoop) -> None:
+    writes = GroupCommit(lambda group: [[(statement.sql,)] for statement in group])
+
+    def fail(_: object) -> None:
+        raise OSError
+
+    def write_and_fail() -> list[Row] | None:
+        rows = writes.fetch("first", ())
+        writes._wait(Statement("failing", ()), fail)
+        return rows
+
+    assert loop.at_once(write_and_fail) == [[("first",)]]
+    for _ in range(2):
+        assert loop.at_once(partial(writes.fetch, "next", ())) == [[("next",)]]
+
+
 def test_a_request_that_writes_twice_goes_on_twice(loop: EventLoop) -> None:
     writes = GroupCommit(lambda group: [[(statement.sql,)] for statement in group])
 

@@ -58,6 +58,8 @@ class GroupCommit:
         """
         if not suspension.is_possible() or len(self._waiting) >= _MOST:
             return None
+        if self._groups is None:
+            self._groups = self._start(asyncio.get_running_loop())
         rows: list[Row] | None = suspension.suspend(partial(self._wait, Statement(sql, parameters)))
         return rows
 
@@ -68,13 +70,16 @@ class GroupCommit:
             asyncio.get_running_loop().call_soon(self._begin)  # after the others of this turn
 
     def _begin(self) -> None:
-        if self._groups is None:
-            self._groups = SimpleQueue()
-            loop = asyncio.get_running_loop()
-            work = partial(self._work, self._groups, loop)
-            threading.Thread(target=work, name="group-commit", daemon=True).start()
+        assert self._groups is not None
         group, self._waiting = self._waiting, []
         self._groups.put(group)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> SimpleQueue[list[_Write]]:
+        """Start the thread; return how it gets groups."""
+        groups: SimpleQueue[list[_Write]] = SimpleQueue()
+        work = partial(self._work, groups, loop)
+        threading.Thread(target=work, name="group-commit", daemon=True).start()
+        return groups
 
     def _work(self, groups: SimpleQueue[list[_Write]], loop: asyncio.AbstractEventLoop) -> None:
         while True:
@@ -90,8 +95,9 @@ class GroupCommit:
                 return
 
     def _end(self, group: Sequence[_Write], rows: Sequence[list[Row] | None]) -> None:
+        loop = asyncio.get_running_loop()
         for write, found in zip(group, rows, strict=True):
-            write.resume(found)
+            loop.call_soon(write.resume, found)  # by itself, so that none can hold up the others
         if self._waiting:
             self._begin()
         else:
