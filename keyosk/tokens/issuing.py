@@ -370,7 +370,8 @@ class TokenIssuer:
         except BadCredentials:
             raise InvalidGrant("The login that began this session is no longer valid.") from None
         if not self._authentication.is_use_recorded(principal):
-            delays.before_waiting()  # for the time after the response, and before it is rotated
+            # Recorded after the response, in a thread: move there before the token is used up.
+            delays.before_waiting()
         if by is not None and by.account_id != session.account_id:
             raise InvalidGrant("The refresh token belongs to another account.")
         if client_id is not None and not usernames.is_same(client_id, principal.username):
