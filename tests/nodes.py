@@ -160,7 +160,8 @@ defaults
   option redispatch
 frontend keyosk
   bind {net.balancer}:{port}
-  option forwardfor
+  http-request set-header X-Forwarded-For %[src]
+  http-request del-header Forwarded
   default_backend nodes
 backend nodes
   balance roundrobin
