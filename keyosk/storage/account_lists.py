@@ -243,7 +243,7 @@ class AccountLists:
         names: set[tuple[str, str]] = set()
         horizon: tuple[str, str] | None = None
         for column, start in _beginnings(prefix):
-            name, key = self._by_code_point(column), tables.Account.id
+            name, key = lists.by_code_point(self._database, column), tables.Account.id
             query = tables.Account.select(
                 key, tables.Account.username, tables.Account.display_key
             ).where(self._begins(column, start))
@@ -292,7 +292,11 @@ class AccountLists:
             return [_Source(account.id, account.created_at > value, account.created_at)]
         if name == "q":
             return [
-                _Source(account.id, self._begins(column, start), self._by_code_point(column))
+                _Source(
+                    account.id,
+                    self._begins(column, start),
+                    lists.by_code_point(self._database, column),
+                )
                 for column, start in _beginnings(value)
             ]
         return None
@@ -348,7 +352,9 @@ class AccountLists:
         self, column: peewee.Field, prefix: str, *, indexed: bool = True
     ) -> peewee.Expression:
         """Return the condition that a name begins with ``prefix``, as a range of an index."""
-        name = self._by_code_point(column if indexed else lists.unindexed(self._database, column))
+        name = lists.by_code_point(
+            self._database, column if indexed else lists.unindexed(self._database, column)
+        )
         within: peewee.Expression = (name >= prefix) & (name < prefix + "\U0010ffff")
         # The index leaves out empty names, so a planner uses it only with this condition.
         return within if column.unique or not indexed else within & (column != _EMPTY)
@@ -358,10 +364,6 @@ class AccountLists:
         position = fn.INSTR if self._database.is_sqlite else fn.STRPOS
         contains: peewee.Expression = position(column, text) > 0
         return contains
-
-    def _by_code_point(self, column: Any) -> Any:
-        # This is how SQLite compares by default.
-        return column if self._database.is_sqlite else column.collate('"C"')
 
 
 def _beginnings(prefix: str) -> tuple[tuple[peewee.Field, str], tuple[peewee.Field, str]]:

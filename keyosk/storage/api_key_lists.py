@@ -96,7 +96,7 @@ class ApiKeyLists:
         keys = _KEY.select(_KEY.id.alias("key"))
         # Ordered, because PostgreSQL might otherwise read the table if many rows pass.
         order = {
-            "prefix": (self._by_code_point(_KEY.prefix),),
+            "prefix": (lists.by_code_point(self._database, _KEY.prefix),),
             "expires_before": (_KEY.expires_at,),
             "expires_after": (_KEY.expires_at,),
             "unused_since": (_LAST,),
@@ -126,7 +126,7 @@ class ApiKeyLists:
         condition: peewee.Expression
         if name == "prefix":
             # A range, not LIKE, in which characters of the prefix would be wildcards.
-            text = self._by_code_point(column(_KEY.prefix))
+            text = lists.by_code_point(self._database, column(_KEY.prefix))
             condition = (text >= value) & (text < value + "\U0010ffff")
         elif name == "expires_before":
             condition = column(_KEY.expires_at) < value
@@ -151,7 +151,3 @@ class ApiKeyLists:
             field = _KEY.account if name == _OWNER else getattr(_KEY, name)
             condition = column(field) == value
         return condition
-
-    def _by_code_point(self, column: Any) -> Any:
-        # This is how SQLite compares by default.
-        return column if self._database.is_sqlite else column.collate('"C"')

@@ -84,6 +84,11 @@ def _hidden(column: "peewee.Field[Any]") -> Any:
     return fn.COALESCE(column, column)
 
 
+def by_code_point(database: Database, column: Any) -> Any:
+    """Return a column that is compared by code point, as SQLite compares by default."""
+    return column if database.is_sqlite else column.collate('"C"')
+
+
 def few(
     database: Database, sources: Iterable[Sequence["peewee.ModelSelect[Any]"]]
 ) -> set[Any] | None:
