@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import hypothesis
 import pytest
@@ -32,6 +32,9 @@ from people import make_person
 from platforms import Platform, platform
 from postgres import PostgresServer
 from shops import Shop
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser as Chromium
 
 # These machines are shared and noisy: how long one example takes says nothing.
 hypothesis.settings.register_profile("keyosk", deadline=None)
@@ -319,6 +322,15 @@ def own_server(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
     server = LiveServer(database_url, tmp_path)
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Chromium"]:
+    """A Chromium; each test opens contexts of its own."""
+    import chromium  # a library that few tests need
+
+    with chromium.launched() as launched:
+        yield launched
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page
 
 import cheap_passwords
-import chromium
 import pages
 from chromium import Visitor, violations
 from installed import installed
@@ -106,12 +105,6 @@ class WithoutScripts(Hands):
 
 
 HANDS: Final = {"mouse": Hands, "keyboard": Keys, "without-scripts": WithoutScripts}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium.launched() as browser:
-        yield browser
 
 
 # --- Acts -----------------------------------------------------------------------------------------

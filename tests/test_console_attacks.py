@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import cheap_passwords
-import chromium
 import hostile_texts
 import pages
 from chromium import Visitor
@@ -27,12 +26,6 @@ from people import PASSWORD
 from test_console_walk import followed
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium.launched() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

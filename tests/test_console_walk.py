@@ -10,7 +10,6 @@ import pytest
 from playwright.sync_api import Browser, Page
 from werkzeug.routing import Map, MapAdapter
 
-import chromium
 import crowded
 import pages
 from chromium import Visitor, violations
@@ -53,12 +52,6 @@ def crowd(keyosk: Installation, tmp_path_factory: pytest.TempPathFactory) -> Ite
     url = f"sqlite:///{keyosk.database.path}"
     with LiveServer(url, tmp_path_factory.mktemp("server")) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium.launched() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,12 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Request
 
-from chromium import LIMIT, launched
+from chromium import LIMIT
 from keyosk.web.openapi import _TAGS
 from live import ADMIN_PASSWORD, LiveServer, unique
 
 # Part of `make test-long`: it takes seconds to show a page of this size.
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 class DocsPage:

@@ -19,7 +19,6 @@ from playwright.sync_api import Browser
 from playwright.sync_api import Page as ChromiumPage
 from werkzeug.test import TestResponse
 
-import chromium
 from chromium import Watch, violations
 from installed import Clock, rows_of, settings
 from keyosk import app
@@ -390,12 +389,6 @@ def test_whatever_a_browser_says_a_refusal_is_a_refusal(said: Any, data: bytes) 
 
 
 # --- In Chromium ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium.launched() as launched:
-        yield launched
 
 
 @pytest.fixture
