@@ -51,11 +51,12 @@ class Maintenance:
         maintenance.backup(self._database, target)
 
     def check(self) -> list[Finding]:
-        """Check files, references, services, signing keys and the chain of the audit log."""
+        """Check files, references, rows, services, signing keys and the chain of the audit log."""
         database = self._database
         parts: dict[str, Callable[[], Iterable[str]]] = {
             "integrity": lambda: maintenance.faults_of_files(database),
             "references": lambda: maintenance.faults_of_references(database),
+            "rows": lambda: maintenance.faults_of_json(database),
             "services": lambda: service_identifiers.shared(database),
             "signing keys": self._keys.unreadable,
             "audit log": self._faults_of_audit,

@@ -15,6 +15,8 @@ import pytest
 
 from installed import rows_of
 from keyosk.installation import Installation
+from keyosk.model import OPERATOR
+from keyosk.storage import maintenance
 from live import ADMIN_PASSWORD, LiveServer, unique
 from people import ok
 from postgres import PostgresServer
@@ -23,7 +25,7 @@ pytestmark = [pytest.mark.every_database, pytest.mark.slow]
 
 SCOPES = ["kept:read", "kept:write"]
 PASSWORD = "seven quiet herons wade"
-PARTS = ["integrity", "references", "services", "signing keys", "audit log"]
+PARTS = ["integrity", "references", "rows", "services", "signing keys", "audit log"]
 
 
 def make(server: LiveServer, name: str) -> None:
@@ -196,6 +198,28 @@ def test_a_row_that_refers_to_nothing_is_found(installation: Installation) -> No
     change(installation, "PRAGMA foreign_keys = 0")
     change(installation, "UPDATE \"grant\" SET scope_id = 'gone'")
     assert list(faults(installation)) == ["references"]
+
+
+@pytest.mark.fault
+def test_text_that_is_not_the_json_that_it_should_be_is_found(installation: Installation) -> None:
+    for number in range(3):
+        installation.grants.create_account(OPERATOR, [], username=f"user{number}")
+    [(service,)] = rows_of(installation, "SELECT id FROM service")
+    [(first,), _, (last,)] = rows_of(
+        installation, "SELECT id FROM account WHERE username <> 'admin' ORDER BY id"
+    )
+    change(installation, "UPDATE account SET claims = ? WHERE id = ?", "{", first)
+    change(installation, "UPDATE account SET metadata = ? WHERE id = ?", "null", last)
+    change(installation, "UPDATE service SET claims = ?", '{"email": 1}')
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(maintenance, "_AT_ONCE", 1)  # rows of a page
+        assert faults(installation) == {
+            "rows": (
+                f"account {first}: claims is no JSON object",
+                f"account {last}: metadata is no JSON object",
+                f"service {service}: claims is no JSON list",
+            )
+        }
 
 
 @pytest.mark.fault

@@ -1,15 +1,23 @@
 """Backups, and checks of the integrity of the database."""
 
 import contextlib
+import json
 import os
 import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from peewee import Tuple
+
 from keyosk.errors import DatabaseDamaged, Invalid, Unavailable
+from keyosk.storage import tables
 from keyosk.storage.database import Database
+from keyosk.storage.tables import JsonField, Table
 
 _SHOWN = 20  # faults of one kind
+_AT_ONCE = 2000  # rows of a table
 
 
 def backup(database: Database, target: Path) -> None:
@@ -71,6 +79,48 @@ def faults_of_references(database: Database) -> list[str]:
     return [
         f"{table} was never validated against {name}" for table, name in _read(database, unchecked)
     ]
+
+
+def faults_of_json(database: Database) -> list[str]:
+    """Return the columns that have no JSON document of the right shape, by table and key."""
+    faults: list[str] = []
+    for table in tables.ALL:
+        columns = [field for field in table._meta.sorted_fields if isinstance(field, JsonField)]
+        if columns:
+            faults += islice(_faults_of_columns(database, table, columns), _SHOWN)
+    return faults
+
+
+def _faults_of_columns(
+    database: Database, table: type[Table], columns: Sequence[JsonField]
+) -> Iterator[str]:
+    keys = table._meta.get_primary_keys()
+    for row in _by_pages(database, table.select(*keys, *columns), keys):
+        key = " ".join(str(row[field.name]) for field in keys)
+        for field in columns:
+            text = row[field.name]
+            if text is not None and not _has_shape(text, field.shape):
+                kind = "list" if field.shape is list else "object"
+                yield f"{table._meta.table_name} {key}: {field.name} is no JSON {kind}"
+
+
+def _by_pages(database: Database, query: Any, keys: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Return the rows of a query in the order of their keys, a few thousand at a time."""
+    page = query
+    while True:
+        rows = database.rows(page.order_by(*keys).limit(_AT_ONCE))
+        yield from rows
+        if len(rows) < _AT_ONCE:
+            return
+        last = [rows[-1][key.name] for key in keys]
+        page = query.where(Tuple(*keys) > Tuple(*last))
+
+
+def _has_shape(text: str, shape: type) -> bool:
+    try:
+        return isinstance(json.loads(text), shape)
+    except (ValueError, RecursionError):
+        return False
 
 
 def version(database: Database) -> str:

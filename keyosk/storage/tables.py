@@ -28,6 +28,15 @@ class Int8Field(BigIntegerField):
     field_type = "INT8"
 
 
+class JsonField(TextField):
+    """Text that is a JSON document: a list or an object."""
+
+    def __init__(self, shape: type, **options: Any) -> None:
+        """Set the ``shape``: ``list`` or ``dict``."""
+        super().__init__(**options)
+        self.shape = shape
+
+
 class Table(Model):
     """The base of all tables: a table has the name of its class, in snake case."""
 
@@ -50,8 +59,8 @@ class Account(Versioned):
     display_name = TextField()
     display_key = TextField()
     enabled = BooleanField()
-    claims = TextField()
-    metadata = TextField()
+    claims = JsonField(dict)
+    metadata = JsonField(dict)
     expires_at = BigIntegerField(null=True)
     last_login_at = BigIntegerField(null=True)
     tokens_from = BigIntegerField(null=True)
@@ -71,8 +80,8 @@ class ApiKey(Versioned):
     description = TextField()
     digest = BlobField(unique=True)
     prefix = CharField(16)
-    scopes = TextField(null=True)
-    networks = TextField(null=True)
+    scopes = JsonField(list, null=True)
+    networks = JsonField(list, null=True)
     enabled = BooleanField()
     expires_at = BigIntegerField(null=True)
     last_used_at = BigIntegerField(null=True)
@@ -94,9 +103,9 @@ class Service(Versioned):
     accepts = CharField(32)
     refresh_allowed = BooleanField()
     refresh_lifetime = IntegerField(null=True)
-    claims = TextField()
+    claims = JsonField(list)
     account = ForeignKeyField(Account, null=True, on_delete="SET NULL")
-    audiences = TextField(null=True)
+    audiences = JsonField(list, null=True)
     cors_preflight = BooleanField(null=True)
     registry_version = IntegerField(null=True)
 
@@ -114,14 +123,14 @@ class Exchange(Table):
     # The primary key begins with it.
     service = ForeignKeyField(Service, index=False, on_delete="CASCADE")
     target = ForeignKeyField(Service, on_delete="CASCADE")
-    scopes = TextField()
+    scopes = JsonField(list)
 
     class Meta:
         primary_key = CompositeKey("service", "target")
 
 
 class Verification(Table):
-    """The result of the last test of a service with bad tokens; ``failed``: JSON."""
+    """The result of the last test of a service with bad tokens."""
 
     service = ForeignKeyField(Service, primary_key=True, on_delete="CASCADE")
     verified_at = BigIntegerField()
@@ -129,7 +138,7 @@ class Verification(Table):
     url = TextField()
     passed = BooleanField()
     verdict = TextField()
-    failed = TextField()
+    failed = JsonField(list)
 
 
 class Scope(Table):
@@ -188,7 +197,7 @@ class KeyFetch(Table):
     """The keys that a service last fetched, if it identified itself."""
 
     service = ForeignKeyField(Service, primary_key=True, on_delete="CASCADE")
-    kids = TextField()
+    kids = JsonField(list)
     seen_at = BigIntegerField()
 
     class Meta:
@@ -221,11 +230,11 @@ class TrustedIssuer(Versioned):
     audience = CharField()
     preset = CharField(32, null=True)
     jwks_uri = TextField(null=True)
-    keys = TextField(null=True)
-    algorithms = TextField()
+    keys = JsonField(dict, null=True)
+    algorithms = JsonField(list)
     max_lifetime = BigIntegerField()
-    required_claims = TextField()
-    prefix_claims = TextField()
+    required_claims = JsonField(list)
+    prefix_claims = JsonField(list)
     allow_private = BooleanField()
     enabled = BooleanField()
 
@@ -240,9 +249,9 @@ class WorkloadRule(Versioned):
     issuer = ForeignKeyField(TrustedIssuer, index=False, on_delete="CASCADE")
     name = CharField()
     description = TextField()
-    claims = TextField()
+    claims = JsonField(dict)
     account = ForeignKeyField(Account, on_delete="CASCADE")
-    scopes = TextField(null=True)
+    scopes = JsonField(list, null=True)
     once = BooleanField()
     enabled = BooleanField()
     expires_at = BigIntegerField(null=True)
@@ -285,10 +294,10 @@ class Session(Table):
     account = ForeignKeyField(Account, on_delete="CASCADE")
     password_id = CharField(36, null=True)
     api_key = ForeignKeyField(ApiKey, null=True, on_delete="CASCADE")
-    audiences = TextField()
-    scopes = TextField()
+    audiences = JsonField(list)
+    scopes = JsonField(list)
     digest = BlobField()
-    tokens = TextField()
+    tokens = JsonField(dict)
     address = TextField(null=True)
     authenticated_at = BigIntegerField()
     created_at = BigIntegerField()
@@ -312,7 +321,7 @@ class ConsoleSession(Table):
     seen_at = BigIntegerField()
     confirmed_at = BigIntegerField()
     expires_at = BigIntegerField(index=True)
-    notice = TextField()
+    notice = JsonField(dict)
     amr = TextField(null=True)
     challenge = BlobField(null=True)
     challenged_at = BigIntegerField(null=True)
@@ -423,7 +432,7 @@ class Refusal(Table):
     action = CharField(64)
     minute = BigIntegerField()
     count = IntegerField()
-    sample = TextField()
+    sample = JsonField(dict)
 
     class Meta:
         primary_key = CompositeKey("account", "credential", "action", "minute")
@@ -459,7 +468,7 @@ class Idempotency(Table):
     key = CharField(255)
     fingerprint = CharField(64)
     status = IntegerField()
-    headers = TextField()
+    headers = JsonField(dict)
     body = TextField()
     sealed = BlobField(null=True)
     created_at = BigIntegerField(index=True)
