@@ -124,7 +124,8 @@ def _refuse_foreign(database: Database) -> None:
     Before the file is opened: to create it closes it to others, and each connection turns on the
     write-ahead log. A schema of PostgreSQL may have tables of others beside Keyosk's.
     """
-    if database.path is None or not database.has_file():
+    is_open = not database.raw.is_closed()  # so it was looked at
+    if database.path is None or is_open or not database.has_file():
         return
     with database.driver_errors():
         tables = sqlite.tables_of(database.path) - {_Applied._meta.table_name}
