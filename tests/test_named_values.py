@@ -62,19 +62,22 @@ def test_a_wrong_pattern_of_a_rule_is_named(admin: Client) -> None:
     assert [fault["message"].split()[0] for fault in faults] == ["ma*n", "x" * 200]
 
 
-def test_scopes_with_commas_between_them_are_told_so(admin: Client) -> None:
+def naming(admin: Client, scopes: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """A path and a body for everything that is created with scopes."""
     account, issuer = make_account(admin, kind="machine"), unique("issuer")
     body = {"name": issuer, "issuer": f"https://{issuer}.example.com", "required_claims": []}
     ok(admin.post("/issuers", json=body), 201)
-    scopes = ["todo:read,todo:write"]
     rule = {"name": "a", "account": account["username"], "claims": {"ref": "main"}}
-    requests: list[tuple[str, dict[str, Any]]] = [
+    return [
         ("/accounts", {"username": unique("new"), "grants": {"scopes": scopes}}),
         (f"/accounts/{account['id']}/api-keys", {"name": "k", "scopes": scopes}),
         ("/roles", {"name": unique("role"), "scopes": scopes}),
         (f"/issuers/{issuer}/rules", {**rule, "scopes": scopes}),
     ]
-    for path, sent in requests:
+
+
+def test_scopes_with_commas_between_them_are_told_so(admin: Client) -> None:
+    for path, sent in naming(admin, ["todo:read,todo:write"]):
         (fault,) = problem(admin.post(path, json=sent), 422, "scopes")["errors"]
         assert fault["message"] == (
             "there is no scope todo:read,todo:write; name each scope by itself, without commas"
@@ -170,18 +173,7 @@ def test_what_is_deleted_while_it_is_named_is_a_conflict(
 
 def test_a_misspelt_scope_is_told_which_may_be_meant(admin: Client) -> None:
     service = make_service(admin)
-    account, issuer = make_account(admin, kind="machine"), unique("issuer")
-    body = {"name": issuer, "issuer": f"https://{issuer}.example.com", "required_claims": []}
-    ok(admin.post("/issuers", json=body), 201)
-    scopes = [f"{service}:raed", "no:such"]
-    rule = {"name": "a", "account": account["username"], "claims": {"ref": "main"}}
-    requests: list[tuple[str, dict[str, Any]]] = [
-        ("/accounts", {"username": unique("new"), "grants": {"scopes": scopes}}),
-        (f"/accounts/{account['id']}/api-keys", {"name": "k", "scopes": scopes}),
-        ("/roles", {"name": unique("role"), "scopes": scopes}),
-        (f"/issuers/{issuer}/rules", {**rule, "scopes": scopes}),
-    ]
-    for path, sent in requests:
+    for path, sent in naming(admin, [f"{service}:raed", "no:such"]):
         faults = problem(admin.post(path, json=sent), 422, "scopes", "scopes")["errors"]
         messages = {fault["message"] for fault in faults}
         assert f"there is no scope {service}:raed; did you mean {service}:read?" in messages, path
