@@ -393,7 +393,7 @@ def _from_file(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, _Ra
         if further and not files.is_environment_file(Path(further[_CONFIG])):
             further_values = _from_file(further, faults)
         texts = {name: str(value) for name, value in pairs.items()}
-        # Names that are right but for their case would be ignored without a word.
+        # Otherwise a known name in another case, such as keyosk_threads, would be silently ignored.
         other_case = {
             name: text
             for name, text in texts.items()
