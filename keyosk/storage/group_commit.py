@@ -96,8 +96,8 @@ class GroupCommit:
 
     def _end(self, group: Sequence[_Write], rows: Sequence[list[Row] | None]) -> None:
         loop = asyncio.get_running_loop()
-        for write, found in zip(group, rows, strict=True):
-            loop.call_soon(write.resume, found)  # by itself, so that none can hold up the others
+        for write, result in zip(group, rows, strict=True):
+            loop.call_soon(write.resume, result)  # by itself, so that none can hold up the others
         if self._waiting:
             self._begin()
         else:
